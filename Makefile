@@ -1,0 +1,37 @@
+# Two commands are all that a fresh machine with Python 3.11+ needs:
+#   make demo   installs, then runs the whole method on MovieLens-100K
+#   make test   installs, then runs every test
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.installed
+export PATH := $(BIN):$(PATH)
+
+.PHONY: demo test install export check clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	contrec run --dataset ml-100k --out runs/demo --resume
+
+test: $(STAMP) check
+	CONTREC_PROGRESS=0 nbdev_test --n_workers 2 --pause 0.1
+	pytest -q --ignore tests/test_sync.py
+
+install: $(STAMP)
+
+$(STAMP): settings.ini setup.py constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "contrec needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+check: $(STAMP)
+	pytest -q tests/test_sync.py
+
+export: $(STAMP)
+	nbdev_export
+	nbdev_clean
+	python tests/make_readme.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis
