@@ -206,7 +206,7 @@ def train(
                 for group in optimizer.param_groups: group["lr"] = lr * factor
                 optimizer.zero_grad(set_to_none=True)
                 losses = loss(rows)
-                values = {k: float(v) for k, v in losses._asdict().items() if v is not None}
+                values = {k: float(torch.as_tensor(v).detach()) for k, v in losses._asdict().items() if v is not None}
                 for key, value in values.items():
                     if not math.isfinite(value):
                         kept = f" The last good checkpoint is {checkpoint}." if checkpoint is not None and Path(checkpoint).exists() else ""
