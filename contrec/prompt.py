@@ -62,7 +62,7 @@ TEMPLATES = {
 }
 
 # %% ../nbs/07_prompt.ipynb #1dc3c6b6
-_BREAKS = Regex(r"[,;:.!?()\[\]\"\n]")
+_BREAKS = Regex(r"[,;:.!?()<>\[\]\"\n]") # each a word of its own; `<eos>` in a title is then three words, never the end
 
 def word_tokenizer(
     template: Template, # Whose words are needed

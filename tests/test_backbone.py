@@ -1,0 +1,272 @@
+"The backbone: real architectures at random tiny sizes, made from configurations, never downloaded."
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
+
+from contrec.backbone import Backbone, Dropout
+from contrec.core import CheckpointError, ConfigError, seeded
+from contrec.data import Ragged
+from contrec.prompt import TEMPLATES, Prompts, word_tokenizer
+
+N, K, D = 12, 3, 8
+KINDS = ("Action", "Children's", "Comedy", "Film-Noir", "Science Fiction")
+ITEMS = pd.DataFrame({
+    "title": [f"Story number {i} (19{60 + i})" for i in range(N)],
+    "categories": [tuple(sorted({KINDS[i % 5], KINDS[i * i % 3]})) for i in range(N)],
+})
+CONFIGS = {
+    "llama": lambda v: LlamaConfig(vocab_size=v, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256),
+    "qwen2": lambda v: Qwen2Config(vocab_size=v, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256),
+    "gpt2": lambda v: GPT2Config(vocab_size=v, n_embd=16, n_layer=2, n_head=4, n_positions=256, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0),
+}
+KINDS_OF_MODEL = ["tiny", *CONFIGS]
+HISTORIES = Ragged.from_lists([[3], [1, 4, 2, 7], [5, 6]])
+TARGETS = np.array([8, 9, 10])
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    "One saved model per architecture, with a vocabulary that holds the words of every template."
+    root, template = tmp_path_factory.mktemp("models"), TEMPLATES["both"]
+    for name, config in CONFIGS.items():
+        text = word_tokenizer(template, ITEMS)
+        with seeded(1): AutoModelForCausalLM.from_config(config(len(text))).save_pretrained(root / name)
+        text.save_pretrained(root / name)
+    return root
+
+
+@pytest.fixture
+def make(folders):
+    def build(kind, template="both", dropout=0.0, **settings):
+        t = TEMPLATES[template]
+        with seeded(0):
+            backbone = (Backbone("tiny", D, word_tokenizer(t, ITEMS), hidden=16, layers=2, heads=2, dropout=dropout, **settings) if kind == "tiny"
+                else Backbone(str(folders / kind), D, dropout=dropout, lora_dropout=0.0, **settings))
+            for name, p in backbone.named_parameters(): # LoRA starts at zero, where nothing could be seen
+                if "lora_B" in name: torch.nn.init.normal_(p, std=0.3)
+            backbone.adapter.weight.data.normal_()
+        return backbone.eval(), Prompts(t, backbone.text, ITEMS, K)
+    return build
+
+
+def table(seed=0, requires_grad=False):
+    return torch.randn(N, K, D, generator=torch.Generator().manual_seed(seed)).requires_grad_(requires_grad)
+
+
+def users(seed=1): return torch.randn(len(HISTORIES), 1, D, generator=torch.Generator().manual_seed(seed))
+
+
+def slow_embed(backbone, prompts, batch, tokens, user_tokens):
+    "One place at a time, in plain Python."
+    out = torch.zeros(*batch.input_ids.shape, backbone.hidden)
+    weight = backbone.llm.get_input_embeddings().weight
+    for r in range(len(out)):
+        for p in range(out.shape[1]):
+            i, s, u = (int(x[r, p]) for x in (batch.input_ids, batch.token_slots, batch.user_slots))
+            if s >= 0: out[r, p] = backbone.adapter(tokens[s // K, s % K])
+            elif u >= 0: out[r, p] = backbone.adapter(user_tokens[u // prompts.user_tokens, u % prompts.user_tokens])
+            else: out[r, p] = weight[i]
+    return out
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_splice_equals_a_slow_loop(make, kind, template, side):
+    backbone, prompts = make(kind, template)
+    batch = prompts.batch(HISTORIES, TARGETS, side=side)
+    u = users() if prompts.template.uses_user else None
+    torch.testing.assert_close(backbone.embed(batch, table(), u), slow_embed(backbone, prompts, batch, table(), u))
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+@pytest.mark.parametrize("template", ["tokens", "both", "profile"])
+def test_left_and_right_padding_give_the_same_conditions(make, kind, template):
+    backbone, prompts = make(kind, template)
+    u = users() if prompts.template.uses_user else None
+    right, left = (backbone(prompts.batch(HISTORIES, TARGETS, side=s), table(), u) for s in ("right", "left"))
+    torch.testing.assert_close(right.condition, left.condition, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(right.lm_loss, left.lm_loss, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_mixture_of_lengths_equals_one_at_a_time(make, kind, side):
+    backbone, prompts = make(kind)
+    together = backbone(prompts.batch(HISTORIES, TARGETS, side=side), table()).condition
+    for r in range(len(HISTORIES)):
+        alone = backbone(prompts.batch(HISTORIES.take([r]), TARGETS[[r]], side=side), table()).condition
+        assert alone.shape == (1, len(HISTORIES[r]), backbone.hidden)
+        torch.testing.assert_close(together[r, :alone.shape[1]], alone[0], atol=2e-5, rtol=1e-4)
+        assert (together[r, alone.shape[1]:] == 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+def test_a_later_item_does_not_change_an_earlier_condition(make, kind):
+    backbone, prompts = make(kind)
+    a = backbone(prompts.batch(Ragged.from_lists([[1, 4, 2, 7]])), table()).condition
+    b = backbone(prompts.batch(Ragged.from_lists([[1, 4, 2, 11]])), table()).condition
+    torch.testing.assert_close(a[:, :3], b[:, :3], atol=1e-6, rtol=1e-5)
+    assert (a[:, 3] - b[:, 3]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("training", [True, False])
+def test_trap_09_no_leak_of_the_held_out_target(make, kind, template, training):
+    "Neither another target, nor its tokens, nor its words move any condition; evaluation has no answer and sees the same."
+    backbone, prompts = make(kind, template)
+    backbone.train(training) # dropout is zero, so training mode is deterministic
+    u = users() if prompts.template.uses_user else None
+    def conditions(targets, tokens): return backbone(prompts.batch(HISTORIES, targets), tokens, u).condition
+    reference = conditions(TARGETS, table())
+    others = table().clone(); others[TARGETS] = 100.0
+    torch.testing.assert_close(conditions(np.array([0, 0, 11]), table()), reference, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(conditions(TARGETS, others), reference, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(conditions(None, table()), reference, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+@pytest.mark.parametrize("template", ["tokens", "profile"])
+def test_trap_10_gradient_reaches_llm_adapter_and_tokens(make, kind, template):
+    "The condition is a hidden state, not an input embedding."
+    backbone, prompts = make(kind, template)
+    tokens, u = table(requires_grad=True), users() if TEMPLATES[template].uses_user else None
+    backbone.train()(prompts.batch(HISTORIES, TARGETS), tokens, u).condition.square().sum().backward()
+    seen = np.unique(HISTORIES.values)
+    assert (tokens.grad[seen].abs().amax((1, 2)) > 0).all()
+    unseen = np.setdiff1d(np.arange(N), seen)
+    assert (tokens.grad[unseen] == 0).all()
+    assert backbone.adapter.weight.grad.abs().max() > 0
+    trained = {n: p for n, p in backbone.llm.named_parameters() if p.requires_grad and "embed" not in n and "lm_head" not in n}
+    assert trained and all(p.grad is not None and p.grad.abs().max() > 0 for p in trained.values())
+    assert all(("lora" in n) == p.requires_grad for n, p in backbone.llm.named_parameters()) or kind == "tiny"
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+def test_trap_13_the_loss_teaches_the_end_of_sequence(make, kind):
+    "Raising the logit of the end after the answer's last word lowers the loss, so that label is in it."
+    backbone, prompts = make(kind)
+    batch = prompts.batch(HISTORIES, TARGETS)
+    assert (((batch.labels == backbone.text.eos_token_id).sum(1)) == 1).all()
+    hidden = backbone.read(batch, table())
+    logits = backbone.llm.get_output_embeddings()(hidden)
+    losses = [F.cross_entropy(logits[r, p - 1][None], batch.labels[r, p][None]) for r, p in (batch.labels != -100).nonzero().tolist()]
+    torch.testing.assert_close(backbone(batch, table()).lm_loss, torch.stack(losses).mean(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+def test_trap_21_batch_size_one(make, kind):
+    backbone, prompts = make(kind)
+    one = Ragged.from_lists([[3]])
+    out = backbone.train()(prompts.batch(one, np.array([4])), table())
+    assert out.condition.shape == (1, 1, backbone.hidden) and out.lm_loss.ndim == 0
+    prompt = prompts.batch(one, side="left")
+    said = backbone.generate(prompt, table(), max_new_tokens=3)
+    assert len(said.texts) == 1 and said.condition.shape == (1, backbone.hidden)
+    assert backbone.likelihood(prompt, table(), Ragged.from_lists([[1]])).shape == (1, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+def test_trap_23_no_device_is_assumed(make, kind):
+    "With another default device, a tensor made without naming the inputs' device would not fit the others."
+    backbone, prompts = make(kind)
+    right, left = prompts.batch(HISTORIES, TARGETS), prompts.batch(HISTORIES, side="left")
+    answers, tokens = Ragged.from_lists([[5, 1], [7, 1]]), table()
+    with torch.device("meta"):
+        assert backbone.train()(right, tokens).condition.device.type == "cpu"
+        assert backbone.generate(left, tokens, max_new_tokens=3).condition.device.type == "cpu"
+        assert backbone.likelihood(left, tokens, answers).device.type == "cpu"
+    assert all(v.device.type == "meta" for v in right.to("meta") if isinstance(v, torch.Tensor))
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+def test_generation_equals_reading_everything_again(make, kind):
+    "Greedy decoding with a cache and left padding, against one row at a time without either."
+    backbone, prompts = make(kind)
+    said = backbone.generate(prompts.batch(HISTORIES, side="left"), table(), max_new_tokens=6)
+    for r in range(len(HISTORIES)):
+        prompt = prompts.batch(HISTORIES.take([r]))
+        x, ids = backbone.embed(prompt, table()), []
+        for _ in range(7):
+            hidden = backbone.llm.base_model(inputs_embeds=x).last_hidden_state[:, -1]
+            word = int(backbone.llm.get_output_embeddings()(hidden).argmax())
+            if word == backbone.text.eos_token_id or len(ids) == 6: break
+            ids.append(word)
+            x = torch.cat([x, backbone.llm.get_input_embeddings()(torch.tensor([[word]]))], 1)
+        assert said.ids[r].tolist() == ids
+        assert bool(said.ended[r]) == (word == backbone.text.eos_token_id)
+        torch.testing.assert_close(said.condition[r], hidden[0], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+def test_likelihood_equals_one_answer_at_a_time(make, kind):
+    backbone, prompts = make(kind)
+    answers = Ragged.from_lists([[5, 1], [7], [5, 6, 8, 1], [1], [9, 9, 1]])
+    prompt = prompts.batch(HISTORIES, side="left")
+    for places in (3, 512):
+        fast = backbone.likelihood(prompt, table(), answers, places=places)
+        for r in range(len(HISTORIES)):
+            x = backbone.embed(prompts.batch(HISTORIES.take([r])), table())
+            for c in range(len(answers)):
+                ids = torch.tensor(answers[c])
+                both = torch.cat([x, backbone.llm.get_input_embeddings()(ids)[None]], 1)
+                log = backbone.llm.get_output_embeddings()(backbone.llm.base_model(inputs_embeds=both).last_hidden_state)[0].log_softmax(-1)
+                expected = log[x.shape[1] - 1:-1].gather(1, ids[:, None]).sum()
+                torch.testing.assert_close(fast[r, c], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MODEL)
+def test_saved_and_loaded_is_the_same(make, kind, tmp_path):
+    backbone, prompts = make(kind)
+    backbone.save(tmp_path / "b")
+    again = Backbone.load(tmp_path / "b")
+    batch = prompts.batch(HISTORIES, TARGETS)
+    assert torch.equal(again(batch, table()).condition, backbone(batch, table()).condition)
+    if kind != "tiny": # frozen weights are not saved, also not inside a larger module
+        outer = torch.nn.ModuleDict({"x": backbone})
+        assert all("lora" in k or "adapter" in k for k in outer.state_dict())
+        torch.nn.ModuleDict({"x": again}).load_state_dict(outer.state_dict())
+    (tmp_path / "b" / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="damaged"): Backbone.load(tmp_path / "b")
+
+
+def test_first_layers_only(make, folders):
+    whole, one = Backbone(str(folders / "llama"), D), Backbone(f"{folders / 'llama'}:1", D)
+    assert len(whole.llm.base_model.layers) == 2 and len(one.llm.base_model.layers) == 1
+    prompts = Prompts(TEMPLATES["both"], one.text, ITEMS, K)
+    assert one.generate(prompts.batch(HISTORIES, side="left"), table(), max_new_tokens=2).condition.shape == (3, 16)
+    with pytest.raises(ConfigError, match="has 2 layers, not 3"): Backbone(f"{folders / 'gpt2'}:3", D)
+
+
+def test_bad_input_says_what_to_do(make, tmp_path):
+    backbone, prompts = make("tiny", "profile")
+    batch = prompts.batch(HISTORIES, TARGETS)
+    with pytest.raises(ConfigError, match="place for user tokens"): backbone(batch, table())
+    with pytest.raises(ConfigError, match="table of 6"): backbone(batch, table()[:2], users())
+    with pytest.raises(ConfigError, match="3 placeholders have no token"): backbone(batch._replace(user_slots=torch.full_like(batch.user_slots, -1)), table())
+    twice = batch.token_slots.clone(); twice[0, 0] = 0
+    with pytest.raises(ConfigError, match="1 places would be filled twice"): backbone(batch._replace(token_slots=twice), table(), users())
+    with pytest.raises(ConfigError, match="side='left'"): backbone.generate(batch, table(), users())
+    with pytest.raises(ConfigError, match="needs a vocabulary"): Backbone("tiny")
+    with pytest.raises(ConfigError, match="cannot be loaded"): Backbone(str(tmp_path / "nothing"), D)
+    with pytest.raises(ConfigError, match="not understood"): Backbone("tiny:0", D, backbone.text)
+    plain, of_tokens = make("tiny", "tokens")
+    with pytest.raises(ConfigError, match="no place for them"): plain(of_tokens.batch(HISTORIES), table(), users())
+
+
+def test_constructor_leaves_the_global_generator_to_its_caller(make):
+    with seeded(5): make("tiny"); a = torch.rand(1)
+    with seeded(5): b = torch.rand(1)
+    assert torch.equal(a, b) # `make` builds inside a `seeded` block: nothing reseeds behind it
+
+
+def test_dropout_has_the_right_rate_and_mean():
+    drop = Dropout(0.25)
+    with seeded(0): y = drop(torch.ones(1000, 999))
+    assert abs((y == 0).float().mean() - 0.25) < 0.002 and abs(y.mean() - 1) < 0.002
+    assert torch.equal(drop.eval()(y), y)
+    with pytest.raises(ConfigError, match="impossible"): Dropout(1.0)
