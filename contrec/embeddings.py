@@ -139,9 +139,9 @@ def lightgcn(
     split: Split, # Only `split.train` is read
     width: int = 64, # d_cf
     layers: int = 3, # Steps along the graph
-    epochs: int = 80, # Passes over the training interactions
-    batch_size: int = 16384, # Interactions per step; each step propagates the whole graph once
-    lr: float = 0.02, # Learning rate, falling to zero on a cosine
+    epochs: int = 40, # Passes over the training interactions
+    batch_size: int = 8192, # Interactions per step; each step propagates the whole graph once
+    lr: float = 0.05, # Learning rate, falling to zero on a cosine
     norm: float = 1e-4, # Weight of the squared norm
     seed: int = 0, # Initial vectors, order and negatives
     checkpoint: str | Path | None = None, # See `contrec.core.train`
