@@ -6,25 +6,29 @@
 __all__ = ['TopK', 'top_k', 'target_ranks', 'from_ranks', 'per_user', 'summarise', 'unreachable', 'Interval', 'Contrast',
            'bootstrap', 'paired_bootstrap']
 
-# %% ../nbs/02_metrics.ipynb #e1f0e20f
+# %% ../nbs/02_metrics.ipynb #d8f1f8e7
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-# %% ../nbs/02_metrics.ipynb #d8f1f8e7
+from .data import Ragged
+
+# %% ../nbs/02_metrics.ipynb #029a22ff
 class TopK(NamedTuple):
     "Ranked lists, one row per user, best first."
     ids: np.ndarray # `(n, k)` int64 item numbers, -1 where a row has fewer than `k` candidates
     scores: np.ndarray # `(n, k)` float32, -inf where `ids` is -1
 
+# %% ../nbs/02_metrics.ipynb #ce9a21e5
 def top_k(
     scores: np.ndarray | torch.Tensor, # `(n, n_items)` scores, higher is better; -inf means "not a candidate"
     k: int, # Length of the lists
-    exclude=None, # `Ragged`: item numbers that row may not show; taken out before the cut
+    exclude: Ragged | None = None, # Item numbers that each row may not show; taken out before the cut
 ) -> TopK:
-    "The `k` best items of every row, ties in favour of the lower item number; raises `ValueError` for a score that is NaN."
+    "The `k` best items of every row, ties in favour of the lower item number; raises `ValueError` for a score that is NaN, or shapes that do not fit."
     s = torch.as_tensor(scores)
+    if k < 1: raise ValueError(f"a list of {k} items cannot be made")
     if s.ndim != 2: raise ValueError(f"scores must be (rows, items), not of shape {tuple(s.shape)}")
     if s.dtype not in (torch.float32, torch.float64): s = s.float()
     if s.isnan().any():
@@ -46,7 +50,7 @@ def top_k(
     return TopK(torch.nn.functional.pad(ids, pad, value=-1).cpu().numpy(),
                 torch.nn.functional.pad(values.float(), pad, value=-torch.inf).cpu().numpy())
 
-# %% ../nbs/02_metrics.ipynb #2cff2964
+# %% ../nbs/02_metrics.ipynb #7dea7e0b
 def target_ranks(
     ids: np.ndarray, # `(n, k)` ranked item numbers, best first
     targets: np.ndarray, # `(n,)` the item that was really next
@@ -55,6 +59,7 @@ def target_ranks(
     hit = np.asarray(ids) == np.asarray(targets)[:, None]
     return np.where(hit.any(1), hit.argmax(1) + 1, 0)
 
+# %% ../nbs/02_metrics.ipynb #de32b00b
 def from_ranks(
     ranks: np.ndarray, # `(n,)` 1-based ranks of the targets, 0 = not in the list
     ks: tuple[int, ...] = (5, 10, 20), # Cut-offs
@@ -74,6 +79,7 @@ def per_user(
     if ids.shape[1] < max(ks): raise ValueError(f"lists of {ids.shape[1]} items cannot be scored at a cut-off of {max(ks)}")
     return from_ranks(target_ranks(ids, targets), ks)
 
+# %% ../nbs/02_metrics.ipynb #6e9c2a81
 def summarise(
     metrics: dict[str, np.ndarray], # As `per_user` returns them
 ) -> dict[str, float]: # The mean over users
@@ -81,15 +87,16 @@ def summarise(
     if any(len(v) == 0 for v in metrics.values()): raise ValueError("no user to average over")
     return {name: float(v.mean()) for name, v in metrics.items()}
 
+# %% ../nbs/02_metrics.ipynb #bae3b659
 def unreachable(
-    histories, # `Ragged`: the items excluded from each row's ranking
+    histories: Ragged, # The items excluded from each row's ranking
     targets: np.ndarray, # `(n,)` the item that was really next
 ) -> int: # Rows whose target can never be hit
     "How many targets the exclusion rule hides: repeats of something already in the history."
     repeats = histories.values == np.asarray(targets)[histories.row_index]
     return len(np.unique(histories.row_index[repeats]))
 
-# %% ../nbs/02_metrics.ipynb #4e71039c
+# %% ../nbs/02_metrics.ipynb #ca9515b7
 class Interval(NamedTuple):
     "A mean and its bootstrap interval."
     mean: float
@@ -103,12 +110,14 @@ class Contrast(NamedTuple):
     high: float
     p: float
 
+# %% ../nbs/02_metrics.ipynb #c74b16d8
 def _resampled_means(values, draws, seed, budget=2_000_000):
     distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
     if counts.sum() == 0: raise ValueError("no user to draw from")
     rng, n, step = np.random.default_rng(seed), counts.sum(), max(1, budget // len(distinct))
     return np.concatenate([rng.multinomial(n, counts / n, size=min(step, draws - i)) @ distinct / n for i in range(0, draws, step)])
 
+# %% ../nbs/02_metrics.ipynb #96915e38
 def bootstrap(
     values: np.ndarray, # `(n,)` one number per user
     draws: int = 10000, # Resamples
@@ -119,6 +128,7 @@ def bootstrap(
     low, high = np.quantile(_resampled_means(values, draws, seed), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(np.mean(values)), float(low), float(high))
 
+# %% ../nbs/02_metrics.ipynb #fc1d3f7a
 def paired_bootstrap(
     a: np.ndarray, # `(n,)` one number per user, system A
     b: np.ndarray, # `(n,)` the same users, system B
