@@ -25,7 +25,7 @@ from .core import ConfigError, DataError, seeded, train
 from .data import Ragged, Split
 from .metrics import TopK, per_user, top_k
 
-# %% ../nbs/03_baselines.ipynb #cde27275
+# %% ../nbs/03_baselines.ipynb #ab180998
 class Recommender:
     "Whatever scores items for a history; a subclass writes `fit` and `score`, the rest follows."
     name = "recommender" # In tables
@@ -87,7 +87,7 @@ class Recommender:
         return pd.DataFrame({"rank": np.arange(1, len(found) + 1), "item": split.item_ids[found], "title": items["title"].to_numpy(),
             "categories": [", ".join(c) for c in items["categories"]], "score": top.scores[0][:len(found)]})
 
-# %% ../nbs/03_baselines.ipynb #ab180998
+# %% ../nbs/03_baselines.ipynb #1f12df3f
 class Popularity(Recommender):
     "Every item by its number of training interactions, the same for everybody."
     name, reads_history = "popularity", False
@@ -102,7 +102,7 @@ class Popularity(Recommender):
         "The counts, once per row."
         return np.tile(self.counts, (len(histories), 1))
 
-# %% ../nbs/03_baselines.ipynb #8670af4e
+# %% ../nbs/03_baselines.ipynb #d71b96b4
 def recency(
     histories: Ragged, # Item numbers in time order
     decay: float | None = None, # Weight of a step back, 0 to 1; None weighs all steps alike
@@ -113,7 +113,7 @@ def recency(
     steps = np.repeat(histories.offsets[1:], histories.lengths) - 1 - np.arange(len(histories.values))
     return (float(decay) ** steps).astype(np.float32)
 
-# %% ../nbs/03_baselines.ipynb #1f12df3f
+# %% ../nbs/03_baselines.ipynb #18960b49
 class ItemKNN(Recommender):
     "Cosine similarity between item columns; a candidate is scored by those of its nearest neighbours that the history holds."
     def __init__(
@@ -148,7 +148,7 @@ class ItemKNN(Recommender):
         "Sum over the history of weight times similarity."
         return (histories.to_csr(self.split.n_items, recency(histories, self.decay)) @ self.similarity).toarray()
 
-# %% ../nbs/03_baselines.ipynb #9e3a7dd4
+# %% ../nbs/03_baselines.ipynb #c011d68e
 def ease_weights(
     matrix: sparse.csr_matrix, # (n_users, n_items) interactions
     regularisation: float, # The ridge, in units of interactions
@@ -164,6 +164,7 @@ def ease_weights(
     np.fill_diagonal(weights, 0)
     return weights
 
+# %% ../nbs/03_baselines.ipynb #3f720c79
 class EASE(Recommender):
     "A linear autoencoder over items whose diagonal is zero, in closed form."
     def __init__(
@@ -184,7 +185,7 @@ class EASE(Recommender):
         "The weighted history times the weights."
         return histories.to_csr(self.split.n_items, recency(histories, self.decay)) @ self.weights
 
-# %% ../nbs/03_baselines.ipynb #2c70a838
+# %% ../nbs/03_baselines.ipynb #0cf0f46a
 class IALS(Recommender):
     "Implicit alternating least squares, trained by the library `implicit`; histories are folded in, so nobody has to be known."
     name = "iALS"
@@ -225,7 +226,7 @@ class IALS(Recommender):
         "Inner products of the folded-in user with the items."
         return (self.fold_in(histories) @ self.items.T).astype(np.float32)
 
-# %% ../nbs/03_baselines.ipynb #202003cf
+# %% ../nbs/03_baselines.ipynb #53e5ae0f
 class CausalBlock(nn.Module):
     "Attention that looks back only, then a small network; each adds to what came in, normalised first."
     def __init__(
@@ -247,6 +248,7 @@ class CausalBlock(nn.Module):
         x = x + self.dropout(self.out(rearrange(a, "b h n d -> b n (h d)")))
         return x + self.dropout(self.down(self.dropout(F.gelu(self.up(self.norm2(x))))))
 
+# %% ../nbs/03_baselines.ipynb #047dd2e4
 class CausalEncoder(nn.Module):
     "Item numbers to hidden states; the item table is also the output layer."
     def __init__(
@@ -268,7 +270,7 @@ class CausalEncoder(nn.Module):
         for block in self.blocks: x = block(x)
         return self.norm(x)
 
-# %% ../nbs/03_baselines.ipynb #542b6a52
+# %% ../nbs/03_baselines.ipynb #20e9809a
 def windows(
     histories: Ragged, # Item numbers in time order
     length: int, # Steps per window
@@ -282,6 +284,7 @@ def windows(
     places = start[:, None] + np.arange(length + 1)
     return np.where(places < end[:, None], histories.values[np.minimum(places, end[:, None] - 1)], -1)
 
+# %% ../nbs/03_baselines.ipynb #daa420ab
 class SequenceLoss(NamedTuple):
     "What SASRec minimises."
     total: torch.Tensor
@@ -294,7 +297,7 @@ def generalised_bce(
     "`-beta log sigma(s+) - sum log(1 - sigma(s-))`, averaged over places (Petrov and Macdonald 2023, equation 9)."
     return -(beta * F.logsigmoid(positive) + F.logsigmoid(-negative).sum(1)).mean()
 
-# %% ../nbs/03_baselines.ipynb #d71b96b4
+# %% ../nbs/03_baselines.ipynb #b8acd79d
 class SASRec(Recommender):
     "A small causal transformer over the last `length` items; every place predicts the next item."
     def __init__(
@@ -340,6 +343,7 @@ class SASRec(Recommender):
         "Train on every step of every training row; the weights with the best validation NDCG@10 stay."
         with seeded(self.seed): self.model = CausalEncoder(split.n_items, self.length, self.width, self.layers, self.heads, self.dropout)
         self.split, ids = split, torch.as_tensor(windows(split.train, self.length))
+        if len(ids) == 0: raise DataError(f"{split.name}: no user has two training items, so there is no step to learn from. Use longer histories (a larger core).")
         history, target = split.histories("valid"), split.targets("valid")
         validate = lambda: per_user(self.rank(history, 10).ids, target, (10,))["NDCG@10"].mean()
         self.log = train(self.model, lambda rows: self._loss(ids[rows]), len(ids), epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, seed=self.seed,
@@ -356,7 +360,7 @@ class SASRec(Recommender):
         hidden = self.model(ids)[torch.arange(len(ids)), last]
         return (hidden @ self.model.items.weight.T).numpy()
 
-# %% ../nbs/03_baselines.ipynb #c97095c4
+# %% ../nbs/03_baselines.ipynb #0d832bad
 def check_recommender(
     recommender: Recommender, # Fitted
     split: Split, # What it was fitted on
