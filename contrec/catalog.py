@@ -6,7 +6,7 @@
 __all__ = ['DATASETS', 'cache_dir', 'Source', 'Dataset', 'Unreachable', 'fetch_wheel', 'fetch', 'load', 'load_split']
 
 # %% ../nbs/01_catalog.ipynb #e26dd368
-import contextlib, difflib, fnmatch, gzip, hashlib, http.client, io, json, lzma, os, shutil, subprocess, sys, tempfile, urllib.request, zipfile, zlib
+import contextlib, csv, difflib, fnmatch, gzip, hashlib, html, http.client, io, json, lzma, os, shutil, subprocess, sys, tempfile, urllib.request, zipfile, zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -178,27 +178,31 @@ def fetch_wheel(
 # %% ../nbs/01_catalog.ipynb #9f47cc2f
 def _dataset(name):
     if name in DATASETS: return DATASETS[name]
-    close = difflib.get_close_matches(str(name), DATASETS, 1, 0.4)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
+    known = {n: n for n in DATASETS} | {d.title.split(",")[0].lower().replace(" ", "-"): n for n, d in DATASETS.items()}
+    close = difflib.get_close_matches(str(name).lower(), known, 1, 0.4)
+    hint = f" Did you mean '{known[close[0]]}'?" if close else ""
     raise DataError(f"unknown dataset '{name}'.{hint} There are {', '.join(DATASETS)}. For a log of your own use read_log in Python, --data FILE on the command line.")
+
+def _fetch(dataset, cache):
+    "The set's folder in the cache, and file name -> content of what is in it."
+    folder = cache_dir(cache)/dataset.folder
+    if (contents := _read_folder(dataset, folder)) is not None: return folder, contents
+    forms, reasons = [f for f in dataset.forms if all(s.location for s in f)], []
+    with _writing(folder): pass # before anything is downloaded
+    for form in forms:
+        try:
+            for source in form: _get(source, folder)
+            return folder, _read_folder(dataset, folder)
+        except Unreachable as error: reasons.append(str(error))
+    raise DataError(f"{dataset.name}: no source can be reached ({'; '.join(reasons)}).\n"
+        f"Download {' and '.join(s.location for s in forms[0])} by hand, put it into {folder} and try again: it is checked before it is used.")
 
 def fetch(
     name: str, # One of `DATASETS`
     cache: str | Path | None = None, # See `cache_dir`
 ) -> Path: # The folder with the files, checked
     "Make sure that a set is in the cache; raises `DataError` that says what to download by hand where no source can be reached."
-    dataset = _dataset(name)
-    folder = cache_dir(cache)/dataset.folder
-    if _read_folder(dataset, folder) is not None: return folder
-    forms, reasons = [f for f in dataset.forms if all(s.location for s in f)], []
-    with _writing(folder): pass # before anything is downloaded
-    for form in forms:
-        try:
-            for source in form: _get(source, folder)
-            return folder
-        except Unreachable as error: reasons.append(str(error))
-    raise DataError(f"{name}: no source can be reached ({'; '.join(reasons)}).\n"
-        f"Download {' and '.join(s.location for s in forms[0])} by hand, put it into {folder} and try again: it is checked before it is used.")
+    return _fetch(_dataset(name), cache)[0]
 
 def load(
     name: str, # One of `DATASETS`
@@ -207,7 +211,7 @@ def load(
 ) -> Interactions: # With titles and categories
     "Fetch and read a named set; raises `DataError` for an unknown name, altered files, or a set that cannot be had."
     dataset = _dataset(name)
-    contents = _read_folder(dataset, fetch(name, cache)) if folder is None else _read_folder(dataset, Path(folder), check=False)
+    contents = _fetch(dataset, cache)[1] if folder is None else _read_folder(dataset, Path(folder), check=False)
     if contents is None:
         needed = " or ".join(" and ".join(n for s in form for n in s.files) for form in dataset.forms)
         raise DataError(f"{name}: {folder} does not hold its files. Needed: {needed} (as they are, .xz or .gz, or in the official archive).")
@@ -233,8 +237,13 @@ def _rows(files, name, separator, columns, encoding="utf-8", header=False):
         if row != [""] and len(row) < columns: raise DataError(f"{name}, line {n + 1}: {len(row)} columns where {columns} are needed. It is not the original file: fetch it again.")
     return [row for row in rows[header:] if row != [""]]
 
-def _log(rows, names, items, name):
-    return from_frame(pd.DataFrame(dict(zip(names, map(list, zip(*rows))))), items, rating="rating" if "rating" in names else None, name=name)
+_RATING = ("user", "item", "rating", "timestamp")
+
+def _log(files, file, separator, names, header=False):
+    "A long table of str; what is missing in a short line is empty, and `from_frame` refuses it."
+    content = io.BytesIO(files[file].replace(separator.encode(), b"\t"))
+    try: return pd.read_csv(content, sep="\t", names=names, skiprows=int(header), dtype=str, na_filter=False, quoting=csv.QUOTE_NONE, index_col=False).fillna("")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error: raise DataError(f"{file}: {error}. It is not the original file: fetch it again.") from error
 
 def _item_table(ids, titles, categories):
     "Items with their titles and categories; the text is both."
@@ -245,16 +254,15 @@ def _item_table(ids, titles, categories):
 # %% ../nbs/01_catalog.ipynb #d2601108
 _GENRES = ("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
     "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western") # in the order of u.genre
-_RATING = ("user", "item", "rating", "timestamp")
-
 def _read_ml_100k(files):
-    if "u.data" in files:
-        rows, log = _rows(files, "u.item", "|", 24, "latin-1"), _rows(files, "u.data", "\t", 4)
+    if original := "u.data" in files:
+        rows = _rows(files, "u.item", "|", 24, "latin-1")
         titles, genres = [r[1] for r in rows], [[g for g, flag in zip(_GENRES[1:], r[6:]) if flag == "1"] for r in rows]
     else:
-        rows, log = _rows(files, "ml-100k.item", "\t", 4, header=True), _rows(files, "ml-100k.inter", "\t", 4, header=True)
-        titles, genres = [f"{r[1]} ({r[2]})" if r[2].isdigit() else "unknown" for r in rows], [[g for g in _GENRES[1:] if g in r[3].split(" ")] for r in rows]
-    return _log(log, _RATING, _item_table([r[0] for r in rows], titles, genres), "ml-100k")
+        rows = _rows(files, "ml-100k.item", "\t", 4, header=True)
+        titles, genres = ["unknown" if r[1] == "unkonwn" else f"{r[1]} ({r[2]})" for r in rows], [[g for g in _GENRES[1:] if g in r[3].split(" ")] for r in rows]
+    log = _log(files, "u.data" if original else "ml-100k.inter", "\t", _RATING, header=not original)
+    return from_frame(log, _item_table([r[0] for r in rows], titles, genres), rating="rating", name="ml-100k")
 
 # %% ../nbs/01_catalog.ipynb #7699601f
 def _films(files, encoding):
@@ -262,22 +270,26 @@ def _films(files, encoding):
     return _item_table([r[0] for r in rows], [r[1] for r in rows], [[g for g in r[2].split("|") if g and not g.startswith("(no genres")] for r in rows])
 
 def _read_sequences(files, file, items, name, source):
+    "One user per line, `user item item ...`; the place in the line stands for the time."
     rows = _rows(files, file, " ", 2)
-    log = [(r[0], item, place) for r in rows for place, item in enumerate(r[1:])]
-    made = _log(log, ("user", "item", "timestamp"), items, name)
-    return Interactions(name, made.frame, made.items, source)
+    lengths = [len(r) - 1 for r in rows]
+    columns = {"user": np.repeat(np.array([r[0] for r in rows], dtype=object), lengths), "item": np.array([i for r in rows for i in r[1:]], dtype=object)}
+    frame = pd.DataFrame({k: pd.Series(v, dtype=object) for k, v in columns.items()}).assign(timestamp=np.concatenate([np.arange(n, dtype=float) for n in lengths]))
+    return Interactions(name, frame, items, source)
 
 def _read_ml_1m(files):
     items = _films(files, "latin-1")
-    if "ratings.dat" in files: return _log(_rows(files, "ratings.dat", "::", 4), _RATING, items, "ml-1m")
+    if "ratings.dat" in files: return from_frame(_log(files, "ratings.dat", "::", _RATING), items, rating="rating", name="ml-1m")
     return _read_sequences(files, "sasrec_order.txt", items, "ml-1m", "SASRec's order")
 
-def _read_movietweetings(files): return _log(_rows(files, "ratings.dat", "::", 4), _RATING, _films(files, "utf-8"), "movietweetings-100k")
+def _read_movietweetings(files):
+    return from_frame(_log(files, "ratings.dat", "::", _RATING), _films(files, "utf-8"), rating="rating", name="movietweetings-100k")
 
 # %% ../nbs/01_catalog.ipynb #056a568c
 def _read_beauty(files):
-    numbers = {i: [f"attribute {a}" for a in row] for i, row in json.loads(files["Beauty_item2attributes.json"]).items()}
-    words = {r[0]: (r[2], [a for a in r[4].split("|") if a]) for r in _rows(files, "Beauty_items.tsv", "\t", 5, header=True)} if "Beauty_items.tsv" in files else {}
+    try: numbers = {i: [f"attribute {a}" for a in row] for i, row in json.loads(files["Beauty_item2attributes.json"]).items()}
+    except (ValueError, AttributeError, TypeError) as error: raise DataError(f"Beauty_item2attributes.json is not as expected ({error}). It is not the original file: fetch it again.") from error
+    words = {r[0]: (html.unescape(r[2]), [html.unescape(a) for a in r[4].split("|") if a]) for r in _rows(files, "Beauty_items.tsv", "\t", 5, header=True)} if "Beauty_items.tsv" in files else {}
     ids = sorted({i for r in _rows(files, "Beauty.txt", " ", 2) for i in r[1:]}, key=int)
     items = _item_table(ids, [words[i][0] if i in words else f"item {i}" for i in ids], [words[i][1] if i in words else numbers.get(i, []) for i in ids])
     return _read_sequences(files, "Beauty.txt", items, "amazon-beauty", "S3-Rec's file")
@@ -291,8 +303,8 @@ def _contrec_cut(pairs, named, least=5):
 
 def _top_tags(events, held_out, vocabulary=100, least=2, most=5):
     "Item -> its tags, most given first; events of the pairs `held_out` do not count."
-    pair = pd.MultiIndex.from_frame(events[["user", "item"]])
-    counts = events[~pair.isin(pd.MultiIndex.from_frame(held_out))].groupby(["item", "tag"])["user"].nunique().rename("n").reset_index()
+    marked = events.merge(held_out.assign(held_out=True), how="left", on=["user", "item"])
+    counts = marked[marked["held_out"].isna()].drop_duplicates(["user", "item", "tag"]).groupby(["item", "tag"]).size().rename("n").reset_index()
     used = counts.groupby("tag")["n"].sum().sort_values(ascending=False, kind="stable").index[:vocabulary]
     counts = counts[counts["tag"].isin(used) & (counts["n"] >= least)].sort_values(["n", "tag"], ascending=[False, True])
     return counts.groupby("item").head(most).groupby("item")["tag"].apply(list).to_dict()
@@ -300,15 +312,14 @@ def _top_tags(events, held_out, vocabulary=100, least=2, most=5):
 def _read_lastfm(files):
     names = {r[0]: r[1] for r in _rows(files, "artists.dat", "\t", 2, header=True)}
     words = {r[0]: r[1] for r in _rows(files, "tags.dat", "\t", 2, "latin-1", header=True)}
-    rows = _rows(files, "user_taggedartists-timestamps.dat", "\t", 4, header=True)
-    events = pd.DataFrame([(u, i, words.get(t, t), s) for u, i, t, s in rows], columns=["user", "item", "tag", "timestamp"])
+    events = _log(files, "user_taggedartists-timestamps.dat", "\t", ("user", "item", "tag", "timestamp"), header=True)
     pairs = _contrec_cut(events.drop_duplicates(["user", "item"]), names)
     if not len(pairs): raise DataError("user_taggedartists-timestamps.dat: no user is left after ContRec's cut (named artists with 5 taggers, then users with 5 of them). Fetch the original file.")
     made = from_frame(pairs, name="lastfm")
     last_two = made.frame.sort_values("timestamp", kind="stable").groupby("user").tail(2)
     ids = list(dict.fromkeys(pairs["item"]))
     tags = _top_tags(events[events["item"].isin(ids)], last_two[["user", "item"]])
-    items = _item_table(ids, [names[i] for i in ids], [tags.get(i, []) for i in ids])
+    items = _item_table(ids, [names[i] for i in ids], [[words.get(t, t) for t in tags.get(i, [])] for i in ids])
     return Interactions("lastfm", made.frame, items, "ContRec's cut (named artists with 5 taggers, then users with 5 of them)")
 
 # %% ../nbs/01_catalog.ipynb #97161576

@@ -187,8 +187,8 @@ def _read_table(path, encoding):
 def _ids(table, name, role):
     "A column as plain strings; refuses missing values."
     column = table.column(name, role)
-    if pd.api.types.is_float_dtype(column.dtype) and (column.dropna() % 1 == 0).all(): column = column.astype("Int64")
-    ids = column.astype(object).where(column.notna(), "").map(str)
+    if pd.api.types.is_float_dtype(column.dtype) and (column.dropna() % 1 == 0).all(): column = column.astype("Int64") # 12.0 in a frame was 12 before a value was missing
+    ids = column if table.text else column.astype(object).where(column.notna(), "").map(str)
     table.refuse(ids.str.strip().isin(_MISSING).to_numpy(), name, f"the {role} is missing", "Fill it in or remove the row.")
     return ids.to_numpy(dtype=object)
 
@@ -253,7 +253,7 @@ def _interactions(table, user, item, timestamp, rating, min_rating, items, name,
     if min_rating is not None and rating is None: raise ConfigError("min_rating needs the name of the rating's column: give rating too.")
     columns = {"user": _ids(table, user, "user"), "item": _ids(table, item, "item"), "timestamp": _times(table, timestamp, time_format)}
     if rating is not None: columns["rating"] = _numbers(table, rating, "rating")
-    frame, source = pd.DataFrame(columns), ""
+    frame, source = pd.DataFrame({k: pd.Series(v, dtype=v.dtype) for k, v in columns.items()}), "" # ids stay plain str
     if min_rating is not None:
         kept, source = frame["rating"] >= min_rating, f"ratings of {min_rating:g} or more"
         if not kept.any(): raise DataError(f"{table.label}, column '{rating}': no rating reaches {min_rating:g}; the highest is {frame['rating'].max():g}. Lower the threshold.")
