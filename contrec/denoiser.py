@@ -55,6 +55,7 @@ class LinearDenoiser(_Conditioned):
         times: int = 64, # Number of time features, even
     ):
         super().__init__(width, condition)
+        if times < 2 or times % 2: raise ConfigError(f"the number of time features must be even and positive, not {times}.")
         self.times = times
         self.linear = nn.Linear(width + times + condition, width)
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PREFERENCES', 'METHODS', 'PRESETS', 'denoising_error', 'preferred', 'softmax_over_items', 'sampled_negatives',
-           'centroid_negative', 'DiffusionLoss', 'Diffusion']
+           'centroid_negative', 'DiffusionLoss', 'preset', 'Diffusion']
 
 # %% ../nbs/12_diffusion.ipynb #835a9b31
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,21 +17,21 @@ from torch.nn import functional as F
 from .core import ConfigError
 from .denoiser import Denoiser
 from .dispersive import dispersive
-from .schedule import KINDS, Schedule, ddim_coefficients, ddpm_coefficients, draw_times, q_sample, to_eps, to_v, to_x0
+from .schedule import KINDS, Schedule, ddim_coefficients, ddpm_coefficients, draw_times, q_sample, q_target, to_x0
 
-# %% ../nbs/12_diffusion.ipynb #3575d34a
+# %% ../nbs/12_diffusion.ipynb #25f65c83
 def denoising_error(
     estimate: torch.Tensor, # (..., d)
-    truth: torch.Tensor, # (..., d)
+    answer: torch.Tensor, # (..., d) what a perfect denoiser would say
 ) -> torch.Tensor: # (...) one number per row
-    "Mean squared error of each row, `L+` or `L-` of DeftRec."
-    return (estimate - truth).square().mean(-1)
+    "Mean squared error of each row."
+    return (estimate - answer).square().mean(-1)
 
 def preferred(
-    positive: torch.Tensor, # (b,) error L+ of each row's target
-    negative: torch.Tensor, # (b, m) errors L- of its negatives
+    positive: torch.Tensor, # (b,) each target's error, L+
+    negative: torch.Tensor, # (b, m) its negatives' errors, L-
 ) -> torch.Tensor: # Scalar
-    "DeftRec's and PreferDiff's preference term, `-log sigma(L- - L+)` per row and negative, then the mean."
+    "`-log sigma(L- - L+)`, per row and negative, then the mean (DeftRec; PreferDiff)."
     return -F.logsigmoid(negative - positive[:, None]).mean()
 
 def softmax_over_items(
@@ -39,60 +40,72 @@ def softmax_over_items(
     target: torch.Tensor, # (b,) item numbers
     tau: float, # Temperature of the cosines
 ) -> torch.Tensor: # Scalar
-    "Cross entropy of the target under `softmax(cos(x0, items) / tau)`: the many-negative limit of `preferred`."
-    return F.cross_entropy(F.normalize(x0, dim=-1) @ F.normalize(items, dim=-1).T / tau, target)
+    "Cross entropy of the target under `softmax(cos(x0, items) / tau)`: `preferred` with all items as negatives."
+    cosines = F.normalize(x0, dim=-1) @ F.normalize(items, dim=-1).T
+    return F.cross_entropy(cosines.float() / tau, target)
 
+# %% ../nbs/12_diffusion.ipynb #4a6b236d
 def sampled_negatives(
     items: torch.Tensor, # (n_items, d)
-    target: torch.Tensor, # (b,) numbers that must not be drawn in their own row
+    target: torch.Tensor, # (b,) item numbers
     m: int, # Negatives per row
-    generator: torch.Generator | None = None, # Source of randomness
+    generator: torch.Generator | None = None, # Source of randomness, the global one if `None`
 ) -> torch.Tensor: # (b, m, d)
-    "Latents of `m` uniformly drawn items per row, afresh for each row, never the row's target."
+    "Latents of `m` uniformly drawn items for each row, afresh for each row, never the row's target."
     device = items.device if generator is None else generator.device
     drawn = torch.randint(len(items) - 1, (len(target), m), generator=generator, device=device).to(items.device)
     return items[drawn + (drawn >= target[:, None])]
 
 def centroid_negative(
-    x0: torch.Tensor, # (b, d)
+    x0: torch.Tensor, # (b, d) targets of a batch, b > 1
 ) -> torch.Tensor: # (b, 1, d)
-    "Mean of the other rows' targets (PreferDiff, section 4)."
-    return ((x0.sum(0) - x0) / max(len(x0) - 1, 1))[:, None]
+    "For each row the mean of the other rows' targets (PreferDiff)."
+    return ((x0.sum(0) - x0) / (len(x0) - 1))[:, None]
 
-# %% ../nbs/12_diffusion.ipynb #1f346d27
+# %% ../nbs/12_diffusion.ipynb #066cae67
 class DiffusionLoss(NamedTuple):
-    "Scalars; a term whose weight is zero isn't computed and reads 0."
-    total: torch.Tensor # The weighted sum, to be minimised
+    "Scalars; a term that is switched off is not computed and reads 0."
+    total: torch.Tensor # Weighted sum, to be minimised
     denoising: torch.Tensor # Mean squared error of the estimate
-    preference: torch.Tensor # The target before the negatives
-    dispersive: torch.Tensor # Hidden activations apart
+    preference: torch.Tensor # How far the target is from being preferred to its negatives
+    dispersive: torch.Tensor # How little the hidden activations are spread
 
 PREFERENCES = ("none", "negative", "centroid", "softmax")
-METHODS = ("ddim", "ddpm")
+METHODS = {"ddim": ddim_coefficients, "ddpm": ddpm_coefficients}
 PRESETS = {
-    "contrec": dict(parameterisation="x0", schedule="exp", T=200, preference="softmax", denoising_weight=0.2, dispersive_weight=0.5),
-    "contrec-paper": dict(parameterisation="x0", schedule="exp", T=200, preference="none", p_terminal=0.0, dispersive_weight=0.5),
-    "deftrec": dict(parameterisation="eps", schedule="exp", T=200, preference="negative", preference_weight=0.5, p_terminal=0.0),
-    "preferdiff": dict(parameterisation="x0", schedule="exp", T=200, preference="centroid", preference_weight=0.5, p_terminal=0.0),
+    "contrec": dict(parameterisation="x0", schedule="exp", T=200, p_terminal=0.5, preference="softmax",
+        denoising_weight=0.2, dispersive_weight=0.5, dispersive_variant="infonce_cosine"),
+    "contrec-paper": dict(parameterisation="x0", schedule="exp", T=200, p_terminal=0.0, preference="none", dispersive_weight=0.5),
+    "deftrec": dict(parameterisation="eps", schedule="exp", T=200, p_terminal=0.0, preference="negative", preference_weight=0.5),
+    "preferdiff": dict(parameterisation="x0", schedule="exp", T=200, p_terminal=0.0, preference="centroid", preference_weight=0.5),
 }
 
+def preset(
+    name: str, # `contrec`, `contrec-paper` (no ranking term, uniform times), `deftrec` or `preferdiff`
+    **changes: Any, # Arguments of `Diffusion` that replace the preset's
+) -> dict[str, Any]: # Arguments for `Diffusion`
+    "The settings of a published system; raises `ConfigError` for an unknown name."
+    if name not in PRESETS: raise ConfigError(f"unknown diffusion preset '{name}'. Choose one of {', '.join(PRESETS)}.")
+    return PRESETS[name] | changes
+
+# %% ../nbs/12_diffusion.ipynb #9a86eb37
 def _normal(shape, like, generator):
     "Standard normal noise from `generator`, wherever it lives, on the device and in the type of `like`."
     device = like.device if generator is None else generator.device
     return torch.randn(shape, generator=generator, device=device).to(like)
 
 def _check(name, x, *shape):
-    "Raise `ValueError` where `x` has another shape (`None` fits anything) or is not finite."
-    if x.ndim != len(shape) or any(want is not None and want != have for want, have in zip(shape, x.shape)):
+    "Raise `ValueError` where `x` has another shape (`None` fits anything) or a value that is not finite."
+    if x.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, x.shape)):
         wanted = ", ".join("any" if want is None else str(want) for want in shape)
         raise ValueError(f"{name} must have the shape ({wanted}), not {tuple(x.shape)}.")
     if x.is_floating_point() and not torch.isfinite(x).all():
         row = int((~torch.isfinite(x.detach())).flatten(1).any(1).nonzero()[0])
         raise ValueError(f"{name} has a value that is not finite, first in row {row}.")
 
-# %% ../nbs/12_diffusion.ipynb #beae2c57
+# %% ../nbs/12_diffusion.ipynb #1e0a4933
 class Diffusion(nn.Module):
-    "Conditional diffusion over item latents: `loss` to train it, `sample` to generate."
+    "Conditional diffusion over item latents: `loss` to train it, `sample` to generate; `config` rebuilds it."
     def __init__(self,
         width: int, # d, of the item latents
         condition: int, # h, of the condition
@@ -117,38 +130,26 @@ class Diffusion(nn.Module):
         dispersive_tau: float = 0.5, # Its temperature
         dispersive_margin: float = 1.0, # Its margin, under `hinge`
         dispersive_sign: str = "dispersive", # `contractive` is the published code's reversed sign
+        dispersive_rows: int = 512, # Rows of a larger batch that it sees, drawn at random
     ):
         "Raises `ConfigError` for settings that make no sense."
+        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         if parameterisation not in KINDS: raise ConfigError(f"unknown parameterisation '{parameterisation}'. Choose one of {', '.join(KINDS)}.")
         if preference not in PREFERENCES: raise ConfigError(f"unknown preference term '{preference}'. Choose one of {', '.join(PREFERENCES)}.")
-        if parameterisation == "eps" and zero_terminal: raise ConfigError("eps says nothing about x0 at pure noise: choose parameterisation x0 or v, or zero_terminal off.")
+        if parameterisation == "eps" and zero_terminal: raise ConfigError("eps says nothing about x0 at pure noise: choose the parameterisation x0 or v, or zero_terminal off.")
         if not 0 <= drop < 1: raise ConfigError(f"drop is a share of the conditions, from 0 to less than 1, not {drop}.")
         if not tau > 0: raise ConfigError(f"tau must be positive, not {tau}.")
-        if negatives < 1: raise ConfigError(f"negatives must be at least 1, not {negatives}.")
+        if negatives < 1 or dispersive_rows < 2: raise ConfigError(f"negatives must be at least 1 and dispersive_rows at least 2, not {negatives} and {dispersive_rows}.")
         weights = {"denoising": denoising_weight, "preference": preference_weight if preference != "none" else 0.0, "dispersive": dispersive_weight}
         if min(weights.values()) < 0 or not any(weights.values()): raise ConfigError(f"weights of losses must not be negative, nor all zero: {weights}.")
-        self.width, self.condition, self.kind, self.weights = width, condition, parameterisation, weights
-        self.p_terminal, self.drop = p_terminal, drop
+        spread = dict(variant=dispersive_variant, tau=dispersive_tau, margin=dispersive_margin, sign=dispersive_sign)
+        dispersive(torch.zeros(1, 1), **spread), draw_times(1, T, p_terminal, torch.Generator()) # unknown names speak up now
+        self.config, self.width, self.condition, self.kind, self.weights = config, width, condition, parameterisation, weights
+        self.p_terminal, self.drop, self.spread, self.spread_rows = p_terminal, drop, spread, dispersive_rows
         self.preference, self.negatives, self.tau = preference, negatives, tau
-        self.spread = dict(variant=dispersive_variant, tau=dispersive_tau, margin=dispersive_margin, sign=dispersive_sign)
-        dispersive(torch.zeros(1, 1), **self.spread); draw_times(1, T, p_terminal)
         self.schedule = Schedule(schedule, T, shift, zero_terminal)
         self.denoiser = Denoiser(width, condition, hidden, blocks, layer, parameterisation == "x0" if skip is None else skip)
-
-    def estimate(self,
-        x_t: torch.Tensor, # (b, d) or (b, s, d)
-        t: torch.Tensor, # (b,) times
-        c: torch.Tensor, # (b, h)
-        guidance: float = 0.0, # w of `(1 + w) f(c) - w f(null)`
-    ) -> torch.Tensor: # The shape of x_t: the estimate of x0
-        "Estimate x0, with classifier-free guidance (Ho and Salimans 2022, equation 6)."
-        if guidance == 0: raw = self.denoiser(x_t, t, c).estimate
-        else:
-            withheld = torch.arange(2 * len(c), device=c.device) >= len(c)
-            with_c, without = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([c, c]), withheld).estimate.chunk(2)
-            raw = (1 + guidance) * with_c - guidance * without
-        return to_x0(raw, x_t, self.schedule.at(t, x_t), self.kind)
 
     def loss(self,
         x0: torch.Tensor, # (b, d) target latents, about unit variance per dimension
@@ -158,61 +159,101 @@ class Diffusion(nn.Module):
         generator: torch.Generator | None = None, # Source of randomness, the global one if `None`
     ) -> DiffusionLoss:
         "Noise the targets, estimate, compare; raises `ValueError` for wrong shapes and values that are not finite."
-        _check("x0", x0, None, self.width); _check("the condition", c, len(x0), self.condition)
-        if self.preference in ("negative", "softmax") and self.weights["preference"]:
-            if items is None or target is None: raise ConfigError(f"the preference term '{self.preference}' compares with other items: give `items` and `target`.")
-            _check("items", items, None, self.width); _check("target", target, len(x0))
+        self._check_batch(x0, c, items, target)
         t = draw_times(len(x0), self.schedule.T, self.p_terminal, generator, x0.device)
         eps = _normal(x0.shape, x0, generator)
-        source = x0.device if generator is None else generator.device
-        withheld = (torch.rand(len(x0), generator=generator, device=source) < self.drop).to(x0.device)
-        x_t, abar = q_sample(x0, eps, self.schedule.at(t, x0)), self.schedule.at(t, x0)
+        withheld = self._withheld(x0, generator)
+        abar = self.schedule.at(t, x0)
+        x_t = q_sample(x0, eps, abar)
         estimate, hidden = self.denoiser(x_t, t, c, withheld)
-        error = denoising_error(estimate, self.say(x0, eps, x_t, abar))
-        zero = error.new_zeros(())
-        losses = {"denoising": error.mean() if self.weights["denoising"] else zero, "preference": zero, "dispersive": zero}
+        error = denoising_error(estimate, q_target(x0, eps, abar, self.kind))
+
+        preference = spread = error.new_zeros(())
         if self.weights["preference"]:
-            losses["preference"] = self.preference_loss(x0, eps, t, c, withheld, error, to_x0(estimate, x_t, abar, self.kind), items, target, generator)
-        if self.weights["dispersive"]: losses["dispersive"] = dispersive(hidden, **self.spread)
-        return DiffusionLoss(sum(self.weights[name] * value for name, value in losses.items()), **losses)
+            if self.preference == "softmax": preference = softmax_over_items(to_x0(estimate, x_t, abar, self.kind), items, target, self.tau)
+            elif self.preference == "negative": preference = self._preferred(error, sampled_negatives(items, target, self.negatives, generator), eps, t, c, withheld)
+            elif len(x0) > 1: preference = self._preferred(error, centroid_negative(x0), eps, t, c, withheld)
+        if self.weights["dispersive"]: spread = dispersive(self._some(hidden, generator), **self.spread)
+        terms = {"denoising": error.mean(), "preference": preference, "dispersive": spread}
+        return DiffusionLoss(sum(self.weights[name] * value for name, value in terms.items()), **terms)
 
-    def say(self, x0, eps, x_t, abar):
-        "What a perfect denoiser would answer, in this model's parameterisation."
-        return {"x0": x0, "eps": eps, "v": to_v(eps, x_t, abar, "eps") if self.kind == "v" else None}[self.kind]
+    def _check_batch(self, x0, c, items, target):
+        _check("x0", x0, None, self.width); _check("the condition", c, len(x0), self.condition)
+        if self.preference in ("negative", "softmax"):
+            if items is None or target is None: raise ValueError(f"the preference term '{self.preference}' compares with other items: give `items` and `target`.")
+            _check("items", items, None, self.width); _check("target", target, len(x0))
 
-    def preference_loss(self, x0, eps, t, c, withheld, error, estimate, items, target, generator):
-        "The target's error before its negatives', which are noised with the same eps and t."
-        if self.preference == "softmax": return softmax_over_items(estimate, items, target, self.tau)
-        if self.preference == "centroid" and len(x0) == 1: return error.new_zeros(())
-        other = centroid_negative(x0) if self.preference == "centroid" else sampled_negatives(items, target, self.negatives, generator)
-        eps = eps[:, None].expand_as(other); abar = self.schedule.at(t, other)
-        other_t = q_sample(other, eps, abar)
-        return preferred(error, denoising_error(self.denoiser(other_t, t, c, withheld).estimate, self.say(other, eps, other_t, abar)))
+    def _withheld(self, x0, generator):
+        "(b,) bool: whose condition is withheld."
+        device = x0.device if generator is None else generator.device
+        return (torch.rand(len(x0), generator=generator, device=device) < self.drop).to(x0.device)
+
+    def _some(self, hidden, generator):
+        "At most `spread_rows` rows, drawn at random: pairs grow with the square of the batch."
+        if len(hidden) <= self.spread_rows: return hidden
+        device = hidden.device if generator is None else generator.device
+        return hidden[torch.randperm(len(hidden), generator=generator, device=device)[:self.spread_rows].to(hidden.device)]
+
+    def _preferred(self, positive, negative, eps, t, c, withheld):
+        "The targets' errors against those of negatives (b, m, d), noised with the same eps and t."
+        abar, eps = self.schedule.at(t, negative), eps[:, None].expand_as(negative)
+        estimate = self.denoiser(q_sample(negative, eps, abar), t, c, withheld).estimate
+        return preferred(positive, denoising_error(estimate, q_target(negative, eps, abar, self.kind)))
+
+    def estimate(self,
+        x_t: torch.Tensor, # (b, d) or (b, s, d)
+        t: torch.Tensor, # (b,) times
+        c: torch.Tensor, # (b, h)
+        guidance: float = 0.0, # w of `(1 + w) f(c) - w f(null)`
+    ) -> torch.Tensor: # The shape of x_t
+        "Estimate x0, with classifier-free guidance (Ho and Salimans 2022, equation 6)."
+        if guidance == 0: answer = self.denoiser(x_t, t, c).estimate
+        else:
+            withheld = torch.arange(2 * len(c), device=c.device) >= len(c)
+            both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([c, c]), withheld).estimate
+            knowing, blind = both.chunk(2)
+            answer = (1 + guidance) * knowing - guidance * blind
+        return to_x0(answer, x_t, self.schedule.at(t, x_t), self.kind)
 
     @torch.no_grad()
-    def sample(self,
+    def walk(self,
         c: torch.Tensor, # (b, h) conditions
-        steps: int = 4, # Denoising steps, 1..T
+        steps: int = 4, # Denoising steps, 1..T, evenly spaced from t = T to 0
         guidance: float = 0.0, # Weight w of classifier-free guidance
         samples: int = 1, # s, generated vectors per condition
         temperature: float = 1.0, # Factor on all noise; 0 starts at x_T = 0, the denoiser's mean
         method: str = "ddim", # `ddim` or `ddpm`
         generator: torch.Generator | None = None, # Source of randomness, the global one if `None`
-    ) -> torch.Tensor: # (b, s, d) generated latents
-        "Walk from noise to latents, all samples of all rows at once."
+    ) -> Iterator[torch.Tensor]: # steps + 1 tensors (b, s, d), from noise to latents
+        "All positions on the way from noise to latents, all samples of all rows at once; raises as `sample` does."
         _check("the condition", c, None, self.condition)
-        if method not in METHODS: raise ConfigError(f"unknown sampling method '{method}'. Choose ddim or ddpm.")
+        if method not in METHODS: raise ConfigError(f"unknown sampling method '{method}'. Choose one of {', '.join(METHODS)}.")
         if guidance and not self.drop: raise ConfigError(f"guidance {guidance} needs a model trained with conditions withheld; this one was trained with drop = 0.")
         if samples < 1: raise ConfigError(f"samples must be at least 1, not {samples}.")
         if not temperature >= 0: raise ConfigError(f"the temperature must not be negative: {temperature}.")
-        step = ddim_coefficients if method == "ddim" else ddpm_coefficients
-        times, abar = self.schedule.times(steps), self.schedule.abar
+        times, abar = self.schedule.times(steps), self.schedule.abar.double().cpu()
         shape = (len(c), samples, self.width)
         x = temperature * _normal(shape, c, generator)
+        yield x
         for t, s in zip(times, times[1:]):
-            x0 = self.estimate(x, c.new_full((len(c),), t, dtype=torch.long), c, guidance)
-            clean, current, noise = (w.to(x.dtype) for w in step(abar[t], abar[s]))
+            x0 = self.estimate(x, torch.full((len(c),), t, device=c.device), c, guidance)
+            clean, current, fresh = (float(weight) for weight in METHODS[method](abar[t], abar[s]))
             x = clean * x0 + current * x
-            if noise > 0: x = x + noise * temperature * _normal(shape, c, generator)
-        _check("the generated latent", x, *shape)
+            if fresh: x = x + fresh * temperature * _normal(shape, c, generator)
+            yield x
+
+    def sample(self,
+        c: torch.Tensor, # (b, h) conditions
+        steps: int = 4, # As for `walk`, like all that follow
+        guidance: float = 0.0,
+        samples: int = 1,
+        temperature: float = 1.0,
+        method: str = "ddim",
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor: # (b, s, d) generated latents
+        "Where the walk ends; raises `ConfigError` for bad settings, `ValueError` for a bad condition or a result that is not finite."
+        for x in self.walk(c, steps, guidance, samples, temperature, method, generator): pass
+        _check("the generated latent", x, *x.shape)
         return x
+
+    def extra_repr(self): return f"estimates {self.kind}, preference={self.preference}, " + ", ".join(f"{name} x {weight}" for name, weight in self.weights.items())

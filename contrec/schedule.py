@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BETAS', 'SHIFTED', 'KINDS', 'from_abar', 'linear_beta', 'exp_beta', 'cosine_beta', 'sqrt_beta', 'shift_noise',
-           'end_in_noise', 'Schedule', 'q_sample', 'to_x0', 'to_eps', 'to_v', 'Step', 'ddim_coefficients',
+           'end_in_noise', 'Schedule', 'q_sample', 'q_target', 'to_x0', 'to_eps', 'to_v', 'Step', 'ddim_coefficients',
            'ddpm_coefficients', 'draw_times']
 
 # %% ../nbs/09_schedule.ipynb #1a83bd66
@@ -122,6 +122,18 @@ def q_sample(
     "The forward process in one jump: `sqrt(abar) x0 + sqrt(1-abar) eps` (DDPM, equation 4)."
     return (abar.sqrt() * x0 + (1 - abar).sqrt() * eps).to(x0.dtype)
 
+def q_target(
+    x0: torch.Tensor, # (b, ...) clean latents
+    eps: torch.Tensor, # The noise put on them
+    abar: torch.Tensor, # Surviving share of variance, broadcastable to `x0`
+    kind: str, # `x0`, `eps` or `v`
+) -> torch.Tensor: # (b, ...)
+    "What a perfect denoiser would answer; raises `ConfigError` for an unknown kind."
+    if kind == "x0": return x0
+    if kind == "eps": return eps
+    if kind == "v": return (abar.sqrt() * eps - (1 - abar).sqrt() * x0).to(x0.dtype)
+    raise ConfigError(f"unknown parameterisation '{kind}'. Choose one of {', '.join(KINDS)}.")
+
 # %% ../nbs/09_schedule.ipynb #46c70961
 def to_x0(
     estimate: torch.Tensor, # (b, ...) estimate of what `kind` says
@@ -188,5 +200,6 @@ def draw_times(
     if not 0 <= p_terminal <= 1: raise ConfigError(f"p_terminal is a share of the draws, 0 to 1, not {p_terminal}.")
     source = generator.device if generator is not None else device
     uniform = torch.randint(1, T + 1, (n,), generator=generator, device=source)
+    if p_terminal == 0: return uniform.to(device)
     terminal = torch.rand(n, generator=generator, device=source) < p_terminal
     return torch.where(terminal, T, uniform).to(device)
