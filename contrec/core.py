@@ -8,7 +8,7 @@ __all__ = ['ContrecError', 'DataError', 'ConfigError', 'CheckpointError', 'Train
            'train', 'environment']
 
 # %% ../nbs/00_core.ipynb #326b1350
-import contextlib, hashlib, json, math, os, platform, random, time
+import contextlib, hashlib, json, math, os, platform, random, sys, time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -130,7 +130,8 @@ def progress(
 ):
     "Iterate with a progress bar that shows the time left; `CONTREC_PROGRESS=0` in the environment switches bars off."
     off = os.environ.get("CONTREC_PROGRESS") == "0"
-    return tqdm(items, desc=label, total=total, leave=False, disable=off, dynamic_ncols=True)
+    calm = 0.1 if sys.stderr.isatty() else 15 # Seconds between two updates: a log file needs few
+    return tqdm(items, desc=label, total=total, leave=False, disable=off, dynamic_ncols=True, mininterval=calm)
 
 # %% ../nbs/00_core.ipynb #ec9cea46
 def learning_rate(

@@ -1,4 +1,4 @@
-"""README.md from nbs/index.ipynb: run without arguments to write it; `render()` is what the tests compare with."""
+"""README.md and its pictures from nbs/index.ipynb: run to write them; `render()` is what the tests compare with."""
 import re
 from pathlib import Path
 
@@ -6,17 +6,31 @@ import nbformat
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parent.parent
+PICTURES = "nbs/images"
 
 
-def render() -> str:
-    """The README's text: the index notebook without hidden cells, its relative links made to work from the top folder."""
+def render() -> tuple[str, dict[str, bytes]]:
+    """The README's text and its pictures by path: hidden code left out, relative links made to work from the top folder."""
     notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
-    notebook.cells = [c for c in notebook.cells if not c.source.startswith("#| hide")]
-    text, _ = MarkdownExporter().from_notebook_node(notebook)
-    text = re.sub(r"(\]\(|src=\")(?!https?:|#|\.\./)([^)\"]+)", r"\1nbs/\2", text)
-    text = re.sub(r"(\]\(|src=\")\.\./", r"\1", text)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    exporter = MarkdownExporter(exclude_input=True)
+    pieces, pictures = [], {}
+    for cell in notebook.cells:
+        single = nbformat.v4.new_notebook(cells=[cell])
+        text, resources = exporter.from_notebook_node(single, resources={"unique_key": f"index{len(pictures)}", "output_files_dir": PICTURES})
+        if cell.cell_type == "markdown":
+            text = re.sub(r"(\]\(|src=\")(?!https?:|#|\.\./)([^)\"]+)", r"\1nbs/\2", text)
+            text = re.sub(r"(\]\(|src=\")\.\./", r"\1", text)
+        for name, data in resources["outputs"].items():
+            alt = re.search(r"#\| alt: (.*)", cell.source)
+            text = text.replace(f"![png]({name})", f"![{alt.group(1) if alt else 'figure'}]({name})")
+            pictures[name] = data
+        pieces.append(text)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(pieces)).strip() + "\n", pictures
 
 
 if __name__ == "__main__":
-    (ROOT / "README.md").write_text(render(), encoding="utf-8")
+    text, pictures = render()
+    (ROOT / "README.md").write_text(text, encoding="utf-8")
+    for name, data in pictures.items():
+        (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / name).write_bytes(data)

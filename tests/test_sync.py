@@ -53,7 +53,18 @@ def test_notebook_outputs_are_presentable(notebook):
 
 
 def test_readme_in_step_with_index():
-    assert (ROOT / "README.md").read_text(encoding="utf-8") == render(), "run `make export`"
+    text, pictures = render()
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == text, "run `make export`"
+    for name, data in pictures.items():
+        assert (ROOT / name).read_bytes() == data, f"{name}: run `make export`"
+
+
+def test_links_of_the_readme_lead_somewhere():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = [l for l in re.findall(r"\]\(([^)#]+)", text) if not l.startswith("http")]
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), f"the README links to {link}, which is not there"
 
 
 def test_modules_import_only_lower_numbers():

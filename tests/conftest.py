@@ -1,0 +1,35 @@
+"""Shared by the tests: bars off, and a small world that every model can learn in seconds."""
+import os
+
+os.environ["CONTREC_PROGRESS"] = "0"
+
+import numpy as np
+import pandas as pd
+import pytest
+
+
+def write_world(folder, users=90, items=40, length=10, seed=0):
+    """A log in which people mostly stay with one of two kinds of items, and its item table, as CSV files."""
+    random = np.random.default_rng(seed)
+    kind = np.arange(items) % 2
+    taste = np.where(kind == np.arange(2)[:, None], 6.0, 1.0)
+    taste /= taste.sum(1, keepdims=True)
+    rows = [(f"u{u}", f"i{i}", 1_600_000_000 + 60 * t) for u in range(users)
+            for t, i in enumerate(random.choice(items, length, replace=False, p=taste[u % 2]))]
+    pd.DataFrame(rows, columns=["user", "item", "timestamp"]).to_csv(folder / "log.csv", index=False)
+    pd.DataFrame({"item": [f"i{i}" for i in range(items)], "title": [f"Item {i}, & <b>" for i in range(items)],
+                  "category": [("odd" if k else "even") for k in kind]}).to_csv(folder / "items.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Folder with `log.csv` and `items.csv`."""
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def small_split(world):
+    """The small world, split."""
+    from contrec.data import leave_one_out, read_items, read_log
+    return leave_one_out(read_log(world / "log.csv", items=read_items(world / "items.csv")))

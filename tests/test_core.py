@@ -1,0 +1,201 @@
+"""Files that are whole or absent, local seeding, and the training loop's promises."""
+import json
+import os
+import random
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from contrec.core import (CheckpointError, ConfigError, ContrecError, TrainingError, atomic_path, environment, learning_rate,
+                          load_tensors, progress, read_json, save_tensors, seeded, sha256, train, write_json)
+
+
+class Loss(NamedTuple):
+    total: torch.Tensor
+
+
+with seeded(0):
+    X = torch.randn(64, 3)
+    Y = X @ torch.tensor([[1.0], [-2.0], [0.5]])
+
+
+def model():
+    with seeded(0):
+        return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+
+
+def loss_of(net):
+    return lambda rows: Loss((net(X[rows]) - Y[rows]).square().mean())
+
+
+def test_write_leaves_nothing_behind_when_it_fails(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"x": object()})
+    assert read_json(tmp_path / "a.json") == {"x": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_full_disk_is_named(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ContrecError, match=r"cannot write .*a\.json: No space left on device"):
+        write_json(tmp_path / "a.json", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ContrecError, match="cannot write"):
+        with atomic_path(tmp_path / "file" / "deeper" / "a.txt") as p:
+            p.write_text("x")
+
+
+@pytest.mark.parametrize("content, what", [("{", "not valid JSON"), (None, "does not exist")])
+def test_bad_json_is_named(tmp_path, content, what):
+    if content is not None:
+        (tmp_path / "a.json").write_text(content)
+    with pytest.raises(CheckpointError, match=what):
+        read_json(tmp_path / "a.json")
+
+
+def test_nan_is_no_json(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", float("nan"))
+
+
+def test_tensors_round_trip_even_when_they_share_memory(tmp_path):
+    t = torch.arange(6.0)
+    save_tensors(tmp_path / "t.safetensors", {"a": t, "b": t[:3], "c": t.view(2, 3).T}, {"k": [1, None]})
+    saved = load_tensors(tmp_path / "t.safetensors")
+    assert torch.equal(saved.tensors["c"], t.view(2, 3).T) and saved.metadata == {"k": [1, None]}
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 40, b"hello"])
+def test_damaged_tensors_are_named(tmp_path, damage):
+    (tmp_path / "t.safetensors").write_bytes(damage)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_tensors(tmp_path / "t.safetensors")
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    assert sha256(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_trap_06_seeding_is_local():
+    torch.manual_seed(3); np.random.seed(3); random.seed(3)
+    expected = torch.rand(1), np.random.rand(), random.random()
+    torch.manual_seed(3); np.random.seed(3); random.seed(3)
+    with seeded(11):
+        torch.rand(5), np.random.rand(5), random.random()
+    net = model()
+    train(net, loss_of(net), 64, epochs=2, seed=5)
+    assert (torch.rand(1), np.random.rand(), random.random()) == expected
+
+
+def test_states_come_back_after_an_error():
+    before = torch.get_rng_state()
+    with pytest.raises(KeyError):
+        with seeded(1):
+            torch.rand(3)
+            raise KeyError
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("die_at", [1, 4, 9])
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_resume_is_exact_with_dropout_and_evaluation(tmp_path, die_at, evaluated):
+    def run(checkpoint=None, die=None):
+        net, scores = model(), iter(range(100))
+        score = (lambda: -float((net(X) - Y).square().mean())) if evaluated else None
+        def log(row):
+            if row["epoch"] == die:
+                raise KeyboardInterrupt
+        rows = train(net, loss_of(net), 64, epochs=10, batch_size=10, lr=0.01, shape="cosine", warmup=0.1, evaluate=score, checkpoint=checkpoint, log=log)
+        return net, rows
+    whole, told = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "c.safetensors", die_at)
+    resumed, retold = run(tmp_path / "c.safetensors")
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()):
+        assert torch.equal(a, b)
+    drop = lambda rows: [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
+    assert drop(told) == drop(retold)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    net = model()
+    train(net, loss_of(net), 64, epochs=2, checkpoint=tmp_path / "c.safetensors")
+    with pytest.raises(CheckpointError, match="steps"):
+        train(net, loss_of(net), 64, epochs=3, checkpoint=tmp_path / "c.safetensors")
+
+
+def test_a_finished_checkpoint_is_only_loaded(tmp_path):
+    net = model()
+    train(net, loss_of(net), 64, epochs=3, checkpoint=tmp_path / "c.safetensors")
+    again = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+    rows = train(again, lambda rows: pytest.fail("trained again"), 64, epochs=3, checkpoint=tmp_path / "c.safetensors")
+    assert len(rows) == 3 and torch.equal(again[0].weight, net[0].weight)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_and_names_it(tmp_path, value):
+    net, calls = model(), []
+    def loss(rows):
+        calls.append(1)
+        good = loss_of(net)(rows).total
+        return Loss(good * value if len(calls) == 6 else good)
+    with pytest.raises(TrainingError, match=r"bend: the loss 'total' is (nan|inf) in epoch 3, step 6.*last good checkpoint"):
+        train(net, loss, 64, epochs=5, batch_size=32, checkpoint=tmp_path / "c.safetensors", name="bend")
+    assert load_tensors(tmp_path / "c.safetensors").metadata["epoch"] == 2
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+def test_trap_19_the_best_weights_are_kept_not_the_last():
+    net, seen = model(), []
+    def score():
+        seen.append({k: v.clone() for k, v in net.state_dict().items()})
+        return [1, 5, 3, 2][len(seen) - 1]
+    train(net, loss_of(net), 64, epochs=4, evaluate=score)
+    assert torch.equal(net[0].weight, seen[1]["0.weight"]) and not torch.equal(seen[1]["0.weight"], seen[3]["0.weight"])
+
+
+def test_patience_stops():
+    net, calls = model(), []
+    def score():
+        calls.append(1)
+        return -len(calls)
+    assert len(train(net, loss_of(net), 64, epochs=50, evaluate=score, patience=3)) == 4
+
+
+def test_trap_03_training_mode_in_training_and_eval_mode_in_evaluation():
+    net, modes = model(), []
+    def loss(rows):
+        modes.append(net.training)
+        return loss_of(net)(rows)
+    def score():
+        modes.append(net.training)
+        return 0.0
+    train(net, loss, 64, epochs=2, batch_size=64, evaluate=score)
+    assert modes == [True, False, True, False] and not net.training
+
+
+def test_trap_11_the_rate_follows_the_true_number_of_steps():
+    rates = [learning_rate(s, 50, 5, "cosine") for s in range(50)]
+    assert rates[5] == 1 and all(a > b for a, b in zip(rates[5:], rates[6:])) and rates[-1] < 0.01
+    assert rates[:5] == sorted(rates[:5])
+    with pytest.raises(ConfigError, match="unknown learning-rate shape"):
+        learning_rate(0, 1, shape="zigzag")
+
+
+def test_environment_is_json():
+    assert json.loads(json.dumps(environment()))["threads"] == torch.get_num_threads()
+
+
+def test_progress_gives_everything():
+    assert list(progress([1, 2, 3], "x")) == [1, 2, 3]
