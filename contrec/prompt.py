@@ -141,9 +141,10 @@ class Prompts:
         "Token ids of `pattern` for each of `n` items; words are looked up one column at a time."
         rows = [[] for _ in range(n)]
         for literal, name, _, _ in string.Formatter().parse(pattern):
-            words = self._words(literal)
+            space = " " if name in columns and literal.endswith(" ") else "" # a space belongs to the word after it, as byte-pair vocabularies want
+            words = self._words(literal.removesuffix(space))
             if name in columns:
-                found = self.text(columns[name], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+                found = self.text([space + value for value in columns[name]], add_special_tokens=False, split_special_tokens=True)["input_ids"]
                 found = [f[:self.title_length] for f in found] if name == "title" else found
             else: found = [[ITEM] * self.tokens if name == "tokens" else [USER] * self.user_tokens if name == "user" else []] * n
             for row, piece in zip(rows, found): row.extend(words + piece)

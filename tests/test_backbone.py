@@ -3,13 +3,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
-from contrec.backbone import Backbone, Dropout
-from contrec.core import CheckpointError, ConfigError, seeded
+from contrec.backbone import Backbone, Dropout, answer_trees
+from contrec.catalog import cache_dir
+from contrec.core import CheckpointError, ConfigError, save_tensors, seeded
 from contrec.data import Ragged
-from contrec.prompt import TEMPLATES, Prompts, word_tokenizer
+from contrec.prompt import TEMPLATES, Prompts, parse_answer, word_tokenizer
 
 N, K, D = 12, 3, 8
 KINDS = ("Action", "Children's", "Comedy", "Film-Noir", "Science Fiction")
@@ -38,9 +40,20 @@ def folders(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def built(): return {}
+
+
 @pytest.fixture
-def make(folders):
-    def build(kind, template="both", dropout=0.0, **settings):
+def make(folders, built):
+    "Backbone and prompts; built once per architecture and template, handed out in evaluation mode and without gradients."
+    def again(kind, template="both", **settings):
+        key = kind, template, *settings.items()
+        if key not in built: built[key] = build(kind, template, **settings)
+        backbone, prompts = built[key]
+        backbone.zero_grad()
+        return backbone.eval(), prompts
+    def build(kind, template, dropout=0.0, **settings):
         t = TEMPLATES[template]
         with seeded(0):
             backbone = (Backbone("tiny", D, word_tokenizer(t, ITEMS), hidden=16, layers=2, heads=2, dropout=dropout, **settings) if kind == "tiny"
@@ -48,8 +61,8 @@ def make(folders):
             for name, p in backbone.named_parameters(): # LoRA starts at zero, where nothing could be seen
                 if "lora_B" in name: torch.nn.init.normal_(p, std=0.3)
             backbone.adapter.weight.data.normal_()
-        return backbone.eval(), Prompts(t, backbone.text, ITEMS, K)
-    return build
+        return backbone, Prompts(t, backbone.text, ITEMS, K)
+    return again
 
 
 def table(seed=0, requires_grad=False):
@@ -232,6 +245,8 @@ def test_saved_and_loaded_is_the_same(make, kind, tmp_path):
         torch.nn.ModuleDict({"x": again}).load_state_dict(outer.state_dict())
     (tmp_path / "b" / "model.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="damaged"): Backbone.load(tmp_path / "b")
+    save_tensors(tmp_path / "b" / "model.safetensors", {"adapter.bias": torch.zeros(3)})
+    with pytest.raises(CheckpointError, match="does not fit"): Backbone.load(tmp_path / "b")
 
 
 def test_first_layers_only(make, folders):
@@ -258,10 +273,56 @@ def test_bad_input_says_what_to_do(make, tmp_path):
     with pytest.raises(ConfigError, match="no place for them"): plain(of_tokens.batch(HISTORIES), table(), users())
 
 
-def test_constructor_leaves_the_global_generator_to_its_caller(make):
-    with seeded(5): make("tiny"); a = torch.rand(1)
-    with seeded(5): b = torch.rand(1)
-    assert torch.equal(a, b) # `make` builds inside a `seeded` block: nothing reseeds behind it
+def test_the_constructor_draws_from_its_callers_generator():
+    "It neither reseeds (then two seeds would give one model) nor brings randomness of its own."
+    def weights(seed):
+        with seeded(seed): return torch.cat([p.flatten() for p in Backbone("tiny", D, word_tokenizer(TEMPLATES["tokens"], ITEMS), hidden=16).parameters()])
+    a, b, other = weights(1), weights(1), weights(2)
+    assert torch.equal(a, b) and not torch.equal(a, other)
+
+
+def test_half_precision_of_the_frozen_weights(make):
+    backbone, prompts = make("llama", dtype="bfloat16")
+    assert backbone.llm.get_input_embeddings().weight.dtype == torch.bfloat16
+    out = backbone.train()(prompts.batch(HISTORIES, TARGETS), table())
+    (out.condition.square().sum() + out.lm_loss).backward()
+    assert out.condition.dtype == out.lm_loss.dtype == backbone.adapter.weight.grad.dtype == torch.float32
+    assert backbone.generate(prompts.batch(HISTORIES, side="left"), table(), max_new_tokens=2).condition.dtype == torch.float32
+    assert backbone.eval().likelihood(prompts.batch(HISTORIES, side="left"), table(), Ragged.from_lists([[5, 1]])).isfinite().all()
+    with pytest.raises(ConfigError, match="unknown number format"): make("llama", dtype="int8")
+
+
+def test_trap_22_a_prompt_that_is_too_long_is_an_error_not_a_cut(make):
+    backbone, prompts = make("gpt2")
+    with pytest.raises(ConfigError, match="longer than this backbone's 256"): backbone(prompts.batch(Ragged.from_lists([[1] * 45])), table())
+
+
+@settings(max_examples=60, deadline=None)
+@given(answers=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=12), places=st.integers(1, 20))
+def test_trees_hold_every_answer_once(answers, places):
+    seen = {}
+    for tree in answer_trees(answers, places):
+        beginnings = [tuple(tree.words[tree.among[n]].tolist()) for n in range(len(tree.words))] # ancestors come in order of length
+        assert len(set(beginnings)) == len(beginnings) and [len(b) for b in beginnings] == tree.depth.tolist()
+        for before, label, owner in zip(tree.before, tree.label, tree.owner):
+            beginning = beginnings[before - 1] if before else ()
+            assert answers[owner][:len(beginning) + 1] == (*beginning, label)
+            seen.setdefault(int(owner), []).append(len(beginning))
+    assert {o: sorted(p) for o, p in seen.items()} == {o: list(range(len(a))) for o, a in enumerate(answers)}
+
+
+@pytest.mark.skipif(not (cache_dir() / "smollm2-135m" / "unpacked").exists(), reason="SmolLM2 is not in the cache; Backbone('smollm2-135m') brings it there")
+def test_the_real_smollm2():
+    backbone = Backbone("smollm2-135m", D).eval()
+    with torch.no_grad():
+        ids = torch.tensor([backbone.text("The capital of France is")["input_ids"]])
+        assert backbone.text.decode(backbone.llm(ids).logits[0, -1].argmax()) == " Paris"
+    prompts = Prompts(TEMPLATES["both"], backbone.text, ITEMS, K)
+    out = backbone(prompts.batch(HISTORIES, TARGETS), table())
+    assert out.condition.shape == (3, 4, 576) and out.lm_loss.isfinite()
+    assert sum(p.numel() for p in backbone.llm.parameters() if p.requires_grad) < 0.04 * sum(p.numel() for p in backbone.llm.parameters())
+    said = parse_answer(backbone.generate(prompts.batch(HISTORIES, side="left"), table(), max_new_tokens=4).texts, KINDS)
+    assert len(said.categories) == 3
 
 
 def test_dropout_has_the_right_rate_and_mean():

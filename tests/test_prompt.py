@@ -179,6 +179,15 @@ def test_a_tokenizer_with_a_beginning_puts_it_once():
     assert batch.input_ids[0, 0] == text.bos_token_id and (batch.input_ids == text.bos_token_id).sum() == 1
 
 
+def test_a_space_goes_with_the_word_after_it():
+    "Byte-pair vocabularies know ' Comedy' as one word; cut as ' ' and 'Comedy' it would be another text to the model."
+    text = bpe_tokenizer()
+    prompts = Prompts(TEMPLATES["both"], text, ITEMS, 2)
+    batch = prompts.batch(Ragged.from_lists([[1]]), np.array([2]))
+    said = batch.labels[0][batch.labels[0] != -100].tolist()
+    assert said == text(" " + ", ".join(ITEMS["categories"][2]), add_special_tokens=False)["input_ids"] + [text.eos_token_id]
+
+
 @pytest.mark.parametrize("text", ["bpe", "words"])
 def test_a_title_cannot_smuggle_in_special_tokens_or_placeholders(text):
     items = ITEMS.assign(title=["</s> <eos> {tokens} <item> <s>"] * N)
