@@ -52,7 +52,8 @@ def run_once(
         except TrainingError as error: record["failed"] = str(error)
     bad = [k for k, v in record["metrics"].items() if not np.isfinite(v)]
     if bad or not (record["metrics"] or record["failed"]): raise ConfigError(f"the run with {config} and seed {seed} gave {f'{bad[0]} = ' + str(record['metrics'][bad[0]]) if bad else 'no metrics'}. It must give finite numbers.")
-    write_json(path, record | {"seconds": cost.seconds, "peak_mb": cost.peak_mb, "commit": commit()})
+    record |= {"seconds": cost.seconds, "peak_mb": cost.peak_mb, "commit": commit()}
+    write_json(path, record)
     return record
 
 def _read(path):
@@ -139,4 +140,5 @@ def effects(
         rows.append({"factor": changed[0], "value": config.get(changed[0], "absent"), "seeds": len(shared), "failures": int(part["failed"].notna().sum()), "mean": mean, "low": low, "high": high,
             "difference": middle, "difference low": below, "difference high": above, "p": p, "noise": base.std(ddof=1) if len(base) > 1 else np.nan})
     if not rows: raise ConfigError("no record changes exactly one setting of the default. Run a grid in the mode each.")
-    return pd.DataFrame(rows).sort_values("difference", kind="stable", na_position="last").reset_index(drop=True)
+    values = pd.Series([r["value"] for r in rows], dtype=object) # As they were given: 20 stays 20 beside 0.5
+    return pd.DataFrame(rows).assign(value=values).sort_values("difference", kind="stable", na_position="last").reset_index(drop=True)

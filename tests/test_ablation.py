@@ -1,0 +1,142 @@
+"Ablations: nothing runs twice, a kill loses at most one run, and effects are what a hand computation says."
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+from scipy import stats
+
+from contrec.ablation import ablate, effects, grid, read_ablation, run_once, summary
+from contrec.core import CheckpointError, ConfigError, ContrecError, TrainingError
+
+DEFAULT = {"a": 1, "b": "x", "c": None}
+
+
+class Counted:
+    "A run that counts its calls and can be killed at one of them."
+    def __init__(self, kill=None): self.calls, self.kill = [], kill
+    def __call__(self, config, seed):
+        self.calls.append((json.dumps(config), seed))
+        if len(self.calls) == self.kill: raise KeyboardInterrupt
+        return {"NDCG@10": config["a"] / 10 + np.random.default_rng([seed, config["a"]]).normal() / 100, "HR@10": 0.5}
+
+def test_grid_each_changes_one_setting():
+    configs = grid(DEFAULT, {"a": [0, 1, 2], "c": [None, 5]})
+    assert configs == [DEFAULT, DEFAULT | {"a": 0}, DEFAULT | {"a": 2}, DEFAULT | {"c": 5}]
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3))
+def test_grid_sizes(sizes):
+    default = {f"f{n}": 0 for n in range(len(sizes))}
+    factors = {f"f{n}": list(range(s)) for n, s in enumerate(sizes)}
+    assert len(grid(default, factors, "product")) == np.prod(sizes) and len(grid(default, factors)) == 1 + sum(s - 1 for s in sizes)
+
+@pytest.mark.parametrize("factors,mode,message", [({"d": [1]}, "each", "no setting"), ({"a": []}, "each", "list of values"), ({"a": 3}, "each", "list of values"), ({"b": "xy"}, "each", "list of values"), ({"a": [1]}, "all", "unknown mode")])
+def test_grid_refuses(factors, mode, message):
+    with pytest.raises(ConfigError, match=message): grid(DEFAULT, factors, mode)
+
+@settings(max_examples=12, deadline=None)
+@given(kill=st.integers(1, 9))
+def test_a_killed_grid_resumes_and_ends_alike(tmp_path_factory, kill):
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    killed, again = Counted(kill), Counted()
+    with pytest.raises(KeyboardInterrupt): ablate(killed, DEFAULT, {"a": [2, 3]}, [0, 1, 2], one)
+    assert not [f for f in one.iterdir() if f.suffix != ".json"]
+    resumed, whole = ablate(again, DEFAULT, {"a": [2, 3]}, [0, 1, 2], one), ablate(Counted(), DEFAULT, {"a": [2, 3]}, [0, 1, 2], two)
+    assert len(again.calls) == 9 - (kill - 1) and not set(killed.calls[:-1]) & set(again.calls)
+    pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), whole.drop(columns="seconds"))
+
+def test_growing_a_grid_runs_only_what_is_new(tmp_path):
+    ablate(Counted(), DEFAULT, {"a": [2]}, [0, 1], tmp_path)
+    grown = Counted()
+    ablate(grown, DEFAULT, {"a": [2, 3]}, [0, 1, 2], tmp_path)
+    assert len(grown.calls) == 9 - 4
+
+def test_context_is_part_of_the_name(tmp_path):
+    first, second = Counted(), Counted()
+    ablate(first, DEFAULT, {"a": [2]}, [0], tmp_path, context={"dataset": "one"})
+    ablate(second, DEFAULT, {"a": [2]}, [0], tmp_path, context={"dataset": "two"})
+    assert len(second.calls) == 2
+    mixed = read_ablation(tmp_path)
+    for f in (lambda: summary(mixed), lambda: effects(mixed, DEFAULT)):
+        with pytest.raises(ConfigError, match="2 different contexts"): f()
+    assert len(summary(mixed[[c["dataset"] == "one" for c in mixed["context"]]])) == 2
+
+def test_reading_needs_no_run_and_gives_the_same_table(tmp_path):
+    ran = ablate(Counted(), DEFAULT, {"a": [2, 3], "c": [1]}, [0, 1, 2], tmp_path)
+    pd.testing.assert_frame_equal(effects(read_ablation(tmp_path), DEFAULT), effects(ran, DEFAULT))
+    record = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert {"config", "seed", "context", "metrics", "seconds", "peak_mb", "commit", "failed"} <= set(record)
+    assert ran["seconds"].notna().all()
+
+def test_run_may_not_change_the_settings_it_was_given(tmp_path):
+    def vandal(config, seed): config["a"] = 99; return {"m@1": 1.0}
+    assert run_once(vandal, {"a": 1}, 0, tmp_path)["config"] == {"a": 1}
+    read_ablation(tmp_path)
+
+def frame(values): # {a: metrics per seed}
+    return pd.DataFrame([{"config": {"a": a, "b": 0}, "context": {}, "failed": None, "seed": s, "m@1": v} for a, row in values.items() for s, v in enumerate(row)])
+
+def test_effects_equal_a_paired_t_test():
+    rng = np.random.default_rng(0); base, changed = rng.normal(size=5), rng.normal(size=5) + 1
+    row = effects(frame({0: base, 1: changed}), {"a": 0, "b": 0}, "m@1").iloc[0]
+    oracle = stats.ttest_rel(changed, base); low, high = oracle.confidence_interval(0.95)
+    assert (row["factor"], row["value"], row["seeds"]) == ("a", 1, 5)
+    np.testing.assert_allclose([row["difference"], row["difference low"], row["difference high"], row["p"], row["noise"]], [(changed - base).mean(), low, high, oracle.pvalue, base.std(ddof=1)])
+    mean = summary(frame({0: base}), "m@1").iloc[0]
+    np.testing.assert_allclose([mean["low"], mean["high"]], stats.t.interval(0.95, 4, base.mean(), stats.sem(base)))
+
+def test_pairing_is_by_seed_not_by_row():
+    records = frame({0: [1.0, 2.0, 3.0], 1: [1.5, 2.5, 3.5]})
+    shuffled = records.sample(frac=1, random_state=3)
+    row = effects(shuffled, {"a": 0, "b": 0}, "m@1").iloc[0]
+    assert row["difference"] == pytest.approx(0.5) and row["difference high"] - row["difference low"] == pytest.approx(0)
+    missing = effects(records[~((records["seed"] == 0) & (records["config"].map(lambda c: c["a"]) == 1))], {"a": 0, "b": 0}, "m@1").iloc[0]
+    assert missing["seeds"] == 2 and missing["difference"] == pytest.approx(0.5)
+
+def test_one_seed_has_no_interval_rather_than_a_false_one():
+    row = effects(frame({0: [1.0], 1: [2.0]}), {"a": 0, "b": 0}, "m@1").iloc[0]
+    assert row["difference"] == 1 and np.isnan([row["difference low"], row["p"], row["noise"]]).all()
+
+def test_a_product_grid_gives_effects_of_single_changes(tmp_path):
+    table = effects(ablate(Counted(), {"a": 1, "b": "x"}, {"a": [1, 2], "b": ["x", "y"]}, [0, 1], tmp_path, "product"), {"a": 1, "b": "x"})
+    assert sorted(zip(table["factor"], table["value"])) == [("a", 2), ("b", "y")]
+
+def test_values_keep_their_type(tmp_path):
+    table = effects(ablate(lambda c, s: {"NDCG@10": c["a"] + c["b"]}, {"a": 1, "b": 0.5}, {"a": [20], "b": [0.25]}, [0, 1], tmp_path), {"a": 1, "b": 0.5})
+    assert sorted(map(str, table["value"])) == ["0.25", "20"]
+
+def test_failed_trainings_are_results_and_mistakes_are_not(tmp_path):
+    def collapses(config, seed):
+        if config["a"] == 2: raise TrainingError("collapsed")
+        return {"NDCG@10": 0.1 + seed}
+    records = ablate(collapses, DEFAULT, {"a": [2]}, [0, 1], tmp_path)
+    assert effects(records, DEFAULT).iloc[0]["failures"] == 2 and np.isnan(effects(records, DEFAULT).iloc[0]["difference"])
+    assert records["failed"].tolist()[2:] == ["collapsed"] * 2
+    def mistaken(config, seed): raise ConfigError("no such option")
+    with pytest.raises(ConfigError, match="no such option"): ablate(mistaken, DEFAULT, {"a": [7]}, [0], tmp_path/"x")
+    assert not list((tmp_path/"x").glob("*")) if (tmp_path/"x").exists() else True
+    for bad in ({}, {"m": float("nan")}, {"m": float("inf")}):
+        with pytest.raises(ConfigError, match="finite numbers"): run_once(lambda c, s: bad, {"a": 5}, 0, tmp_path)
+
+@pytest.mark.parametrize("harm,message", [(lambda p: p.write_text(p.read_text()[:30]), "not valid JSON"), (lambda p: p.write_text("[1]"), "no record"), (lambda p: p.write_text('{"config": {}}'), "no record"),
+    (lambda p: p.write_text(p.read_text().replace('"seed": 0', '"seed": 4')), "altered or renamed"), (lambda p: p.rename(p.with_name("0123456789ab.json")), "altered or renamed")])
+def test_damaged_records_are_named(tmp_path, harm, message):
+    run_once(Counted(), DEFAULT, 0, tmp_path)
+    harm(next(tmp_path.glob("*.json")))
+    with pytest.raises(CheckpointError, match=message) as caught: read_ablation(tmp_path)
+    assert "\n" not in str(caught.value) and ".json" in str(caught.value)
+
+def test_other_bad_input(tmp_path):
+    with pytest.raises(CheckpointError, match="no records"): read_ablation(tmp_path)
+    for seeds in ([], [1, 1]):
+        with pytest.raises(ConfigError, match="different numbers"): ablate(Counted(), DEFAULT, {"a": [2]}, seeds, tmp_path)
+    records = ablate(Counted(), DEFAULT, {"a": [2]}, [0], tmp_path)
+    with pytest.raises(ConfigError, match="not among the records"): effects(records, {"a": 9, "b": "x", "c": None})
+    with pytest.raises(ConfigError, match="unknown metric"): summary(records, "NDCG@99")
+    with pytest.raises(ConfigError, match="twice with one seed"): summary(pd.concat([records, records]))
+    with pytest.raises(ConfigError, match="exactly one"): effects(records[:1], DEFAULT)
+    with pytest.raises(ConfigError, match="no records"): summary(records[:0])
+    (tmp_path/"file").write_text("")
+    with pytest.raises(ContrecError): ablate(Counted(), DEFAULT, {"a": [2]}, [0], tmp_path/"file")
