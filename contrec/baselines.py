@@ -360,7 +360,7 @@ class SASRec(Recommender):
         hidden = self.model(ids)[torch.arange(len(ids)), last]
         return (hidden @ self.model.items.weight.T).numpy()
 
-# %% ../nbs/03_baselines.ipynb #0d832bad
+# %% ../nbs/03_baselines.ipynb #e2e571a4
 def check_recommender(
     recommender: Recommender, # Fitted
     split: Split, # What it was fitted on
