@@ -56,6 +56,8 @@ class ItemIndex:
         query = torch.as_tensor(query).detach().to(self.items)
         if query.ndim != 3 or query.shape[1] == 0 or query.shape[2] != self.items.shape[1]:
             raise ConfigError(f"a query must have the shape (users, samples, {self.items.shape[1]}), not {tuple(query.shape)}.")
+        bad = (~query.isfinite()).flatten(1).any(1).nonzero()
+        if len(bad): raise DataError(f"the query of row {bad[0].item()} is not finite ({len(bad)} such rows). Sampling has diverged: look at the training log.")
         return self._scale(query)
 
 # %% ../nbs/13_retrieval.ipynb #3b48c6f7

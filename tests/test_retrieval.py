@@ -172,6 +172,9 @@ def test_bad_input():
     index = ItemIndex(draw(5, 2))
     for query in (draw(3, 2), draw(3, 1, 4), draw(3, 0, 2)):
         with pytest.raises(ConfigError, match="must have the shape"): index.search(query, 2)
+    for kind in ItemIndex.kinds:
+        for search in (lambda i, q: i.search(q, 2), lambda i, q: i.scores(q)):
+            with pytest.raises(DataError, match="query of row 2 is not finite"): search(ItemIndex(draw(50, 2), kind), torch.cat([draw(2, 3, 2), torch.full((1, 3, 2), torch.nan)]))
     with pytest.raises(ConfigError, match="k=0"): index.search(draw(1, 1, 2), 0)
     with pytest.raises(ConfigError, match="2 queries but 1 rows"): index.search(draw(2, 1, 2), 1, Ragged.from_lists([[0]]))
     with pytest.raises(ConfigError, match="one shape"): fuse(draw(2, 3), draw(2, 4), 0.1)
