@@ -9,7 +9,7 @@ __all__ = ['INK', 'QUIET', 'PAPER', 'COLOURS', 'MARKERS', 'LINES', 'Picture', 'f
            'plot_comparison', 'plot_ablation', 'plot_sweep', 'plot_recommendations']
 
 # %% ../nbs/18_viz.ipynb #6dbe3337
-import base64, html, io, unicodedata
+import base64, html, io, unicodedata, warnings
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -34,7 +34,7 @@ class Picture(Figure):
         "The picture as a PNG file, opaque, in 256 colours (a third of the size), the same bytes each time."
         drawn, small = io.BytesIO(), io.BytesIO()
         self.savefig(drawn, format="png", facecolor=self.get_facecolor())
-        Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png")
         return small.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -87,6 +87,8 @@ def _figure(width=7.5, height=3.0, rows=1, columns=1, grid="both", **options): #
 def _finish(figure, title, alt):
     if title: figure.suptitle(plain(title, 90), fontsize=11.5, color=INK)
     figure.alt = f"{title}. {alt}" if title else alt
+    figure.draw_without_rendering() # Settle the layout once, in this style: the same picture however often it is drawn
+    figure.set_layout_engine("none")
     return figure
 
 def _log(axis):
@@ -159,7 +161,7 @@ def plot_popularity(
     share, part = 100 * np.cumsum(counts) / counts.sum(), 100 * np.arange(1, len(counts) + 1) / len(counts)
     fifth = float(np.interp(20, part, share))
     right.plot(part, share, color=COLOURS[0]); right.plot([0, 100], [0, 100], color=QUIET, ls="--", lw=1)
-    right.plot([20], [fifth], "o", color=COLOURS[3]); right.annotate(f"20% of the items:\n{fifth:.0f}% of interactions", (20, fifth), (32, fifth - 32), color=INK, fontsize=9, arrowprops={"arrowstyle": "-", "color": QUIET})
+    right.plot([20], [fifth], "o", color=COLOURS[3]); right.annotate(f"20% of the items:\n{fifth:.0f}% of interactions", (20, fifth), (46, 14), color=INK, fontsize=9, arrowprops={"arrowstyle": "-", "color": QUIET})
     right.set(xlabel="items, most popular first (%)", ylabel="share of interactions (%)", xlim=(0, 100), ylim=(0, 102))
     return _finish(figure, title, f"Left, interactions by popularity rank on logarithmic axes, from {counts[0]:,} down to {counts[-1]:,}. Right, the cumulative share: the most popular fifth of the items holds {fifth:.0f}% of the interactions; the dashed line would be an even spread.")
 
@@ -215,7 +217,9 @@ def project(
     if method not in ("umap", "pca"): raise ConfigError(f"unknown projection '{method}'. Choose umap or pca.")
     if len(vectors) < 3: raise ConfigError(f"{len(vectors)} vectors are too few to project. Give at least three.")
     if method == "umap":
-        import umap
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImportWarning) # It would like to have TensorFlow
+            import umap
         return umap.UMAP(n_neighbors=min(neighbours, len(vectors) - 1), init="pca" if min(vectors.shape) > 1 else "random", random_state=seed, n_jobs=1).fit_transform(vectors.astype(np.float32)).astype(np.float32)
     centred = vectors - vectors.mean(0)
     u, s, axes = np.linalg.svd(centred, full_matrices=False)
@@ -300,7 +304,7 @@ def plot_spectrum(
         left.plot(np.arange(1, x.shape[1] + 1), np.sort(x.var(0))[::-1], **look)
         right.plot(np.arange(1, len(share) + 1), 100 * np.cumsum(share), label=plain(f"{name} (effective rank {rank:.1f} of {x.shape[1]})", 90), **look)
         alt.append(f"{name}: effective rank {rank:.1f} of {x.shape[1]}")
-    left.set(xlabel="dimension, largest variance first", ylabel="variance"); left.set_yscale("log")
+    left.set(xlabel="dimension, largest variance first", ylabel="variance"); left.set_yscale("log"); _log(left.yaxis)
     right.set(xlabel="principal directions", ylabel="share of variance (%)", ylim=(0, 102))
     figure.legend(loc="outside lower center", ncols=1 if len(spaces) > 2 or max(map(len, spaces)) > 20 else 2)
     return _finish(figure, title, "Sorted variance per dimension, and cumulative share of variance by principal direction. " + "; ".join(alt) + ".")
@@ -454,10 +458,10 @@ def plot_ablation(
         part = rows[kind]
         if len(part): _bars(ax, part.index, part["difference"], part["difference low"].fillna(part["difference"]), part["difference high"].fillna(part["difference"]), color=colour, fmt=marker, label=name)
     ax.set_yticks(range(len(rows)), [plain(f"{f} = {v}", 44) for f, v in zip(rows["factor"], rows["value"])]); ax.set_ylim(-0.6, len(rows) - 0.4)
-    ax.set_xlabel(plain(f"difference in {metric} from the default, 95% interval over seeds")); figure.legend(loc="outside lower center", ncols=2)
+    ax.set_xlabel(plain(f"change in {metric} (95% interval over seeds)", 80)); figure.legend(loc="outside lower center", ncols=2)
     return _finish(figure, title, "; ".join(f"{r.factor} = {r.value}: {r.difference:+.4f}" for r in effects.itertuples()) + f". The noise over seeds is {noise:.4f}.")
 
-# %% ../nbs/18_viz.ipynb #0e5dcb60
+# %% ../nbs/18_viz.ipynb #ed450e3f
 @_styled
 def plot_sweep(
     table: pd.DataFrame, # Columns `x`, `mean`, `low`, `high`, perhaps `group`
@@ -481,7 +485,7 @@ def plot_sweep(
     best = table.loc[table["mean"].idxmax()]
     return _finish(figure, title, f"{label} against {x} from {table[x].min():g} to {table[x].max():g}; highest, {best['mean']:.4g}, at {best[x]:g}.")
 
-# %% ../nbs/18_viz.ipynb #34b08277
+# %% ../nbs/18_viz.ipynb #98e78d87
 @_styled
 def plot_recommendations(
     history: Sequence[str], # Titles, oldest first
@@ -505,5 +509,5 @@ def plot_recommendations(
     for mask, colour, marker in (~mine, COLOURS[0], "o"), (mine, COLOURS[3], "D"): right.plot(scores[mask], np.flatnonzero(mask), marker, color=colour)
     right.set_yticks(range(len(scores)), [plain(f"{n}. {t}", 40) for n, t in enumerate(recommended, 1)]); right.set_ylim(rows - 0.4, -0.6)
     if hit: right.get_yticklabels()[hit - 1].set_fontweight("bold")
-    right.set_xlabel("score" + (" (diamond: chosen next)" if hit else "")); right.set_title("recommended", loc="left")
+    right.set_xlabel("score" + (" (diamond: chosen next)" if hit else ""), loc="right"); right.set_title("recommended", loc="left")
     return _finish(figure, f"User {user}" if user != "" else "", f"After {', '.join(map(str, shown))}, recommended in this order: {', '.join(map(str, recommended))}." + (f" The item that was really chosen next is number {hit}." if hit else ""))
