@@ -106,6 +106,7 @@ class Tokenizer(nn.Module):
         blocks: tuple[int, ...] | None = None, # Widths of the parts that `e` is made of (collaborative, textual); they sum to d_in
     ) -> None:
         "Fit mean (per coordinate) and scale (one per block, so that distances within a block keep their proportions)."
+        self.check_width(e)
         blocks = tuple(blocks or (self.d_in,))
         if sum(blocks) != self.d_in: raise ConfigError(f"blocks {blocks} sum to {sum(blocks)}, but the tokenizer reads {self.d_in} numbers.")
         self.mean.copy_(e.mean(0))
@@ -114,8 +115,11 @@ class Tokenizer(nn.Module):
 
     def standard(self, e: torch.Tensor) -> torch.Tensor:
         "(b, d_in) as given -> (b, d_in) with mean 0 and mean variance 1 per block; raises `DataError` for another width."
-        if e.ndim != 2 or e.shape[1] != self.d_in: raise DataError(f"the tokenizer reads rows of {self.d_in} numbers, but was given an array of shape {tuple(e.shape)}.")
+        self.check_width(e)
         return (e - self.mean) / self.scale
+
+    def check_width(self, e: torch.Tensor) -> None:
+        if e.ndim != 2 or e.shape[1] != self.d_in: raise DataError(f"the tokenizer reads rows of {self.d_in} numbers, but was given an array of shape {tuple(e.shape)}. Use the vectors that it was made for.")
 
     def original(self, x: torch.Tensor) -> torch.Tensor:
         "The inverse of `standard`."
@@ -251,14 +255,14 @@ def check_collapse(
     e: torch.Tensor, # (n, d_in) its training rows
     name: str = "tokenizer", # How the error calls it
 ) -> None:
-    "Raise `TrainingError` where the tokens have left fewer than 2 directions, one common direction, or no variance."
+    "Raise `TrainingError` where the tokens have left one direction of many, one common direction, or no spread."
     with torch.no_grad(): z = tokenizer.encode(e[:4096]).mean(1)
-    if len(z) < 3: return
+    if len(z) < 8: return
     rank, cosine, before = effective_rank(z), mean_cosine(z), effective_rank(e[:4096])
-    variance = float((z.var(0) / (z.square().mean(0) + 1e-30)).mean())
-    if (rank < 2 and before >= 4) or cosine > 0.99 or variance < 1e-4:
+    spread = float(z.var(0).mean().sqrt())
+    if (rank < 1.2 and before >= 4) or cosine > 0.995 or spread < 0.03:
         raise TrainingError(f"{name}: the token space collapsed: effective rank {rank:.2f} of {tokenizer.width} (input {before:.1f}), mean cosine between items {cosine:.3f}, "
-            "share of variance %.2g. Lower the weights of the regularisers (mu, kl), or raise the width, the epochs or the mask." % variance)
+            f"spread {spread:.2g} (input 1). Lower the weights of the regularisers (mu, kl), or raise the width or the epochs.")
 
 def as_rows(
     e, # (n, d_in) array or tensor of finite numbers
