@@ -96,6 +96,7 @@ def _interval(values): # -> mean, low, high, sd; without spread known (one seed)
     half = stats.t.ppf(0.975, n - 1) * sd / n**0.5 if n > 1 else np.nan
     return values.mean(), values.mean() - half, values.mean() + half, sd
 
+# %% ../nbs/17_ablation.ipynb #5b56ec82
 def _checked(records, metric):
     if len(records) == 0: raise ConfigError("no records: run the ablation first.")
     if metric not in records: raise ConfigError(f"unknown metric '{metric}'. The records have {', '.join(sorted(c for c in records if '@' in str(c))) or 'others'}.")
@@ -117,6 +118,7 @@ def summary(
         rows.append({**part["config"].iloc[0], "seeds": len(values), "failures": int(part["failed"].notna().sum()), "mean": mean, "low": low, "high": high, "sd": sd})
     return pd.DataFrame(rows)
 
+# %% ../nbs/17_ablation.ipynb #f436d582
 def effects(
     records: pd.DataFrame, # As from `ablate` or `read_ablation`
     default: Mapping, # The configuration that the others are compared with

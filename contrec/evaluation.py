@@ -54,6 +54,7 @@ def _check_lists(name, ids, histories, n_items, k):
     seen = np.isin(np.arange(len(ids))[:, None] * n_items + ids, histories.row_index * n_items + histories.values) & (ids >= 0)
     if seen.any(): refuse(seen, "holds an item of the user's own history")
 
+# %% ../nbs/16_evaluation.ipynb #0396b69c
 def evaluate(
     recommender: Recommender, # Fitted on the same split
     split: Split, # Histories and targets
@@ -69,7 +70,7 @@ def evaluate(
     _check_lists(recommender.name, ids, histories, split.n_items, ks[-1])
     return Evaluation(recommender.name, split.name, part, split.sha256, ks, ids, target_ranks(ids, targets), unreachable(histories, targets), seconds)
 
-# %% ../nbs/16_evaluation.ipynb #40adf5a4
+# %% ../nbs/16_evaluation.ipynb #a7340ef5
 @dataclass
 class Cost:
     "Filled when the block of `measured` ends."
@@ -95,7 +96,7 @@ def measured() -> Iterator[Cost]:
         cost.seconds = time.perf_counter() - began
         cost.peak_mb = torch.cuda.max_memory_allocated() / 2**20 if accelerated else _peak_mb()
 
-# %% ../nbs/16_evaluation.ipynb #69e995db
+# %% ../nbs/16_evaluation.ipynb #1dfdcad8
 def config_hash(
     config: dict, # Anything JSON can hold
 ) -> str: # 12 hexadecimal digits
@@ -110,6 +111,7 @@ def commit() -> str | None: # 40 hexadecimal digits, with `+` behind them if fil
         git("ls-files", "--error-unmatch", "__init__.py") # An installed copy inside someone else's repository has no commit of ours
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
+# %% ../nbs/16_evaluation.ipynb #d93a7d23
 def _slug(*parts): return "--".join(re.sub(r"[^a-z0-9.]+", "-", str(p).lower()).strip("-") for p in parts)
 
 def write_record(
@@ -134,7 +136,7 @@ def write_record(
         "metrics": evaluation.metrics, "beyond": beyond or {}, "versions": environment()})
     return path
 
-# %% ../nbs/16_evaluation.ipynb #443fc92f
+# %% ../nbs/16_evaluation.ipynb #6931a700
 def _read_record(path):
     record, beside = read_json(path), Path(path).with_suffix(".npz")
     missing = [f for f in ("dataset", "system", "seed", "part", "split_sha256", "ks", "metrics") if f not in record] if isinstance(record, dict) else ["everything"]
@@ -148,6 +150,7 @@ def _read_record(path):
     if wrong: raise CheckpointError(f"{path}: {wrong[0]} is {record['metrics'][wrong[0]]:.6g}, but the ranks beside it give {found.get(wrong[0], float('nan')):.6g}. One of the two files is from another run; run it again.")
     return record | {"ranks": ranks, "path": str(path)}
 
+# %% ../nbs/16_evaluation.ipynb #d08e418d
 def read_records(
     folder: str | Path, # As given to `write_record`
 ) -> pd.DataFrame: # One row per record; a column per field and per metric, and `ranks` with an array (n_users,)
@@ -169,7 +172,7 @@ def find_record(
     record = _read_record(path)
     return record if (record["system"], record.get("config_hash"), record["split_sha256"]) == (system, config_hash(config), split.sha256) else None
 
-# %% ../nbs/16_evaluation.ipynb #d08e418d
+# %% ../nbs/16_evaluation.ipynb #f8da8641
 def _rows(results):
     if isinstance(results, pd.DataFrame): return results
     return pd.DataFrame([{"dataset": e.dataset, "system": e.system, "seed": n, "part": e.part, "split_sha256": e.split_sha256, "ks": list(e.ks),
@@ -210,7 +213,7 @@ def compare(
 
 def _stack(dicts): return {k: np.stack([d[k] for d in dicts]) for k in dicts[0]}
 
-# %% ../nbs/16_evaluation.ipynb #2e19c442
+# %% ../nbs/16_evaluation.ipynb #e1d4a4e9
 def coverage(
     ids: np.ndarray, # (n, k) ranked item numbers, -1 for none
     n_items: int, # Size of the catalogue
@@ -226,6 +229,7 @@ def novelty(
     "Mean self-information of the items shown; an item of no user counts as one of half a user."
     return float(-np.log2(np.maximum(counts[ids[ids >= 0]], 0.5) / n_users).mean())
 
+# %% ../nbs/16_evaluation.ipynb #ce5b716f
 def diversity(
     ids: np.ndarray, # (n, k)
     features: np.ndarray, # (n_items, f) for instance categories 0/1, or latents
@@ -253,7 +257,7 @@ def miscalibration(
         kl = [np.where(x > 0, x * np.log2(x / m), 0).sum(1) for x in (p, q)]
     return np.where(np.isnan(p[:, 0]) | np.isnan(q[:, 0]), np.nan, (kl[0] + kl[1]) / 2)
 
-# %% ../nbs/16_evaluation.ipynb #e1d4a4e9
+# %% ../nbs/16_evaluation.ipynb #4ec99d46
 def history_groups(
     split: Split, # Histories
     part: str = "test", # Of which part
@@ -279,6 +283,7 @@ def by_group(
     "Mean and interval of a metric in every group of users."
     return pd.DataFrame([{"group": g, "users": int((groups == g).sum())} | bootstrap(values[groups == g], draws)._asdict() for g in np.unique(groups)])
 
+# %% ../nbs/16_evaluation.ipynb #1238e2f9
 def beyond_accuracy(
     evaluation: Evaluation, # Lists of every user
     split: Split, # The split it was made on
