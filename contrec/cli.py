@@ -102,18 +102,23 @@ def example_text(
     return "\n".join([f"{f'User {shown.user}, latest first':<{width}}  Top {len(shown.recommended)}"] + [f"{a:<{width}}  {b}" for a, b in zip(left, right)])
 
 # %% ../nbs/20_cli.ipynb #599237c0
+_LOG = ("user_column", "item_column", "timestamp_column", "rating_column", "min_rating", "time_format", "encoding")
+_ITEMS = ("title_column", "category_column", "text_column", "category_separator")
+
 def _split(args):
     "The split that the options ask for, and how to make it again."
+    given = {o: getattr(args, o) for o in ("items", *_LOG, *_ITEMS) if getattr(args, o) is not None}
     if args.data is None:
-        for option in ("items", "user", "item", "timestamp", "rating", "min_rating"):
-            if getattr(args, option) is not None: raise ConfigError(f"--{option.replace('_', '-')} describes your own log and needs --data FILE; {args.dataset} is a named set.")
-        source = {"dataset": args.dataset}
-        interactions = catalog.load(args.dataset)
+        if given: raise ConfigError(f"--{next(iter(given)).replace('_', '-')} describes your own log and needs --data FILE; {args.dataset} is a named set.")
+        source, interactions, core = {"dataset": args.dataset}, catalog.load(args.dataset), catalog.DATASETS[args.dataset].core
     else:
-        columns = {"user": args.user or "user", "item": args.item or "item", "timestamp": args.timestamp or "timestamp", "rating": args.rating, "min_rating": args.min_rating}
-        source = {"data": str(args.data), "items": args.items, **columns}
-        interactions = read_log(args.data, **columns, items=read_items(args.items) if args.items else None)
-    core = args.core or (5 if args.data else catalog.DATASETS[args.dataset].core)
+        if not args.items and (of_items := [o for o in given if o in _ITEMS]): raise ConfigError(f"--{of_items[0].replace('_', '-')} describes an item table and needs --items FILE.")
+        named = lambda options: {o.removesuffix("_column").replace("category_separator", "separator"): given[o] for o in options if o in given}
+        where = {"item": given["item_column"]} if "item_column" in given else {}
+        encoding = {"encoding": args.encoding} if args.encoding else {}
+        items = read_items(args.items, **where, **named(_ITEMS), **encoding) if args.items else None
+        source, interactions, core = {"data": str(args.data), **given}, read_log(args.data, **named(_LOG), items=items), 5
+    core = core if args.core is None else args.core
     return leave_one_out(interactions, core=core, repeats=args.repeats), source | {"core": core, "repeats": args.repeats}
 
 def run_command(args):
@@ -143,6 +148,7 @@ def known_history(split, user):
 
 def recommend_command(args):
     "contrec recommend"
+    if args.k < 1: raise ConfigError(f"-k {args.k} asks for a list without items. Choose 1 or more.")
     model = _model(args.model, args.device)
     history = [h.strip() for h in args.history.split(",") if h.strip()] if args.history is not None else None
     table = model.recommend(known_history(model.split, args.user) if history is None else history, args.k)
@@ -171,18 +177,24 @@ def parser() -> argparse.ArgumentParser:
 
     p = add(commands, "run", run_command, "train ContRec and three baselines on a data set, and compare them",
         description="Train ContRec beside popularity, item-kNN and EASE, rank all items for every test user, and leave a folder with the model, metrics.json, log.jsonl and report.html.",
-        epilog="examples:\n  contrec run                                       MovieLens-100K, a few minutes on two cores\n  contrec run --data plays.csv --user who --item what --timestamp when\n"
+        epilog="examples:\n  contrec run                                       MovieLens-100K, a few minutes on two cores\n  contrec run --data plays.csv --user-column who --item-column what --timestamp-column when\n"
                "  contrec run --data log.parquet --items items.csv --core 3 --out runs/mine\n  contrec run --out runs/mine --data log.parquet --items items.csv --core 3 --resume")
     g = p.add_argument_group("data")
     x = g.add_mutually_exclusive_group()
     x.add_argument("--dataset", default="ml-100k", metavar="NAME", help=f"a named set, fetched and kept in a cache: {', '.join(catalog.DATASETS)} (default: %(default)s)")
     x.add_argument("--data", metavar="FILE", help="your own log: CSV, TSV or Parquet with a row per interaction")
-    g.add_argument("--items", metavar="FILE", help="table of items: columns item, title, category (several separated by '|') and text")
-    g.add_argument("--user", metavar="COLUMN", help="column of the user's id (default: user)")
-    g.add_argument("--item", metavar="COLUMN", help="column of the item's id (default: item)")
-    g.add_argument("--timestamp", metavar="COLUMN", help="column of the time: seconds, milliseconds or a date (default: timestamp)")
-    g.add_argument("--rating", metavar="COLUMN", help="column of a rating, if there is one")
+    g.add_argument("--items", metavar="FILE", help="table of items, a row per item: its id, and what there is of title, categories and free text")
+    g.add_argument("--user-column", metavar="COLUMN", help="column of the user's id (default: user)")
+    g.add_argument("--item-column", metavar="COLUMN", help="column of the item's id, in the log and in the item table (default: item)")
+    g.add_argument("--timestamp-column", metavar="COLUMN", help="column of the time: seconds, milliseconds or a date (default: timestamp)")
+    g.add_argument("--rating-column", metavar="COLUMN", help="column of a rating, if there is one")
     g.add_argument("--min-rating", type=float, metavar="R", help="keep interactions rated R or more")
+    g.add_argument("--time-format", metavar="FORMAT", help="how dates are written, as in strptime, where they can be read in two ways: %%d/%%m/%%Y")
+    g.add_argument("--encoding", metavar="NAME", help="of text files (default: utf-8)")
+    g.add_argument("--title-column", metavar="COLUMN", help="column of the item table with a short name (default: title)")
+    g.add_argument("--category-column", metavar="COLUMN", help="column of the item table with categories (default: categories or category)")
+    g.add_argument("--category-separator", metavar="TEXT", help="between two categories of one item (default: |)")
+    g.add_argument("--text-column", metavar="COLUMN", help="column of the item table with free text (default: text)")
     g.add_argument("--core", type=int, metavar="N", help="drop users and items with fewer than N interactions, again and again, until none is left (default: 5)")
     g.add_argument("--repeats", choices=("keep", "first"), default="keep", help="what to do with a user's repeated interactions with one item (default: %(default)s)")
     g = p.add_argument_group("method")

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from .backbone import Backbone
-from .baselines import Recommender
+from .baselines import Recommender, windows
 from .core import CheckpointError, ConfigError, DataError, load_tensors, read_json, save_tensors, seeded, train, write_json
 from .data import Ragged, Split
 from .diffusion import Diffusion
@@ -48,8 +48,8 @@ class Config:
     max_items: int = 50 # Items of a history that are read, the latest ones
     diffusion: dict = field(default_factory=dict) # Arguments of `Diffusion`, but for width and condition
     lm_weight: float = 0.1 # Weight of the language-model loss of the answer
-    epochs: int = 40 # Passes over the users
-    batch_size: int = 32 # Users per step
+    epochs: int = 40 # Passes over the training interactions
+    batch_size: int = 32 # Windows of at most `max_items` predictions per step
     lr: float = 1e-3 # Peak learning rate
     weight_decay: float = 0.0 # Of AdamW
     patience: int = 8 # Validations without a better NDCG@10 before training stops
@@ -125,7 +125,6 @@ class Network(nn.Module):
         prompts: Prompts, # Lays out the batch
         diffusion: Diffusion, # Generates the preference
         lm_weight: float, # Weight of the language-model loss
-        fine_tune: bool, # Whether tokenizers and item vectors learn
     ):
         super().__init__()
         self.inputs = nn.Parameter(inputs.clone())
@@ -133,7 +132,10 @@ class Network(nn.Module):
         self.prompts, self.lm_weight = prompts, lm_weight
         self.user_adapter = nn.Linear(tokenizer.width, backbone.hidden) if user_tokenizer else None
         if self.user_adapter: nn.init.zeros_(self.user_adapter.weight); nn.init.zeros_(self.user_adapter.bias)
-        for part in [self.inputs, *tokenizer.parameters(), *(user_tokenizer.parameters() if user_tokenizer else ())]: part.requires_grad_(fine_tune)
+    def learn_tokens(self, on: bool) -> None:
+        "Whether item vectors and tokenizers learn along with the rest."
+        for part in (self.inputs, self.tokenizer, self.user_tokenizer):
+            if part is not None: part.requires_grad_(on)
 
     def catalogue(self) -> Catalogue:
         "Tokens and latents of all items; the tokens are noisy while training."
@@ -214,6 +216,7 @@ class ContRec(Recommender):
         if network.user_tokenizer is not None:
             users = torch.from_numpy(_mean_rows(split.train, vectors.numpy()))
             stages.do("user tokenizer", lambda checkpoint, note: self._tokenize(network.user_tokenizer, users, "user tokenizer", checkpoint, note), save, load(network.user_tokenizer))
+        network.learn_tokens(c.fine_tune)
         stages.do("recommender", lambda checkpoint, note: self._train(split, checkpoint, note), save, load(network))
         self.seconds = stages.seconds
         network.eval(); self._ready = None
@@ -237,13 +240,14 @@ class ContRec(Recommender):
         backbone = Backbone(c.backbone, tokenizer.width, text or word_tokenizer(template, self.split.items), **c.backbone_settings)
         prompts = Prompts(template, backbone.text, self.split.items, tokenizer.tokens, c.max_items)
         diffusion = Diffusion(tokenizer.width, backbone.hidden, **c.diffusion)
-        self.network = Network(torch.zeros(len(self.split.items), d_in), tokenizer, users, backbone, prompts, diffusion, c.lm_weight, c.fine_tune).to(self.device)
+        self.network = Network(torch.zeros(len(self.split.items), d_in), tokenizer, users, backbone, prompts, diffusion, c.lm_weight).to(self.device)
 
     def _train(self, split, checkpoint, note):
         c, network = self.config, self.network
         long_enough = np.flatnonzero(split.train.lengths > 1)
         if not len(long_enough): raise DataError(f"{split.name}: no user has two training interactions, so there is nothing to predict. Use a larger --core, or a longer log.")
-        histories = split.train.take(long_enough).last(c.max_items + 1)
+        rows = windows(split.train.take(long_enough), c.max_items)
+        histories = Ragged.from_lengths(rows[rows >= 0], (rows >= 0).sum(1))
         train(network, lambda rows: network.loss(histories.take(rows.numpy())), len(histories), epochs=c.epochs, batch_size=c.batch_size,
             lr=c.lr, weight_decay=c.weight_decay, clip=5.0, seed=c.seed, evaluate=self._validate, patience=c.patience, checkpoint=checkpoint, log=note, name="recommender")
         return network

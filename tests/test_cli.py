@@ -156,7 +156,7 @@ def test_the_papers_presets_run(world, tmp_path, preset):
 # refusals: code 2, one or two lines, nothing half-written
 
 def test_a_missing_column(world, tmp_path, capsys):
-    refused(capsys, ["run", "--data", world / "log.csv", "--user", "usr", "--out", tmp_path / "r"], "log.csv", "usr", "user, item, timestamp")
+    refused(capsys, ["run", "--data", world / "log.csv", "--user-column", "usr", "--out", tmp_path / "r"], "log.csv", "usr", "--user-column")
     assert not (tmp_path / "r").exists()
 
 
@@ -214,7 +214,7 @@ def test_an_unknown_dataset(tmp_path, capsys):
 
 
 def test_an_option_that_would_be_ignored(tmp_path, capsys):
-    refused(capsys, ["run", "--dataset", "ml-100k", "--rating", "stars", "--out", tmp_path / "r"], "--rating", "--data")
+    refused(capsys, ["run", "--dataset", "ml-100k", "--rating-column", "stars", "--out", tmp_path / "r"], "--rating-column", "--data")
 
 
 def test_a_download_that_was_altered(tmp_path, capsys, monkeypatch):
