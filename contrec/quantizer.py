@@ -7,10 +7,11 @@ __all__ = ['straight_through', 'nearest_codes', 'look_up', 'k_means', 'Quantizer
            'ResidualQuantizer', 'MaskedMultiCodebook']
 
 # %% ../nbs/06_quantizer.ipynb #d0d9f407
-import math
+import math, warnings
 
 import torch
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 from torch.nn import functional as F
 
@@ -49,7 +50,9 @@ def k_means(
     generator = torch.Generator().manual_seed(seed)
     x = x.detach().cpu()[torch.randperm(len(x), generator=generator)[:10_000]].contiguous()
     n = min(size, len(x))
-    centres = torch.from_numpy(KMeans(n, n_init=1, max_iter=50, random_state=seed).fit(x.double().numpy()).cluster_centers_).to(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning) # Equal rows make equal centres: the ones that are never used get revived
+        centres = torch.from_numpy(KMeans(n, n_init=1, max_iter=50, random_state=seed).fit(x.double().numpy()).cluster_centers_).to(x)
     extra = x[torch.randint(len(x), (size - n,), generator=generator)]
     return torch.cat([centres, extra + 0.1 * x.std() * torch.randn(extra.shape, generator=generator)])
 
