@@ -7,15 +7,19 @@ BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test install export check clean
+.PHONY: demo record test install export check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
 	contrec run --dataset ml-100k --out runs/demo --resume
 
+record: demo
+	CONTREC_PROGRESS=0 CONTREC_RECORD=$(abspath runs/demo) jupyter execute --inplace nbs/experiments/demo.ipynb nbs/index.ipynb
+	$(MAKE) export
+
 test: $(STAMP) check
-	CONTREC_PROGRESS=0 nbdev_test --n_workers 2 --pause 0.1
-	pytest -q --ignore tests/test_sync.py
+	CONTREC_PROGRESS=0 OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --pause 0.1
+	OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile -m 'not benchmark' --ignore tests/test_sync.py
 
 install: $(STAMP)
 

@@ -53,7 +53,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 tr.ours, li.hit { background: var(--mark) } img { max-width: 100%; background: white; border-radius: 4px } .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 2rem } .small { font-size: .85rem; opacity: .8; overflow-wrap: anywhere } ol, ul { padding-left: 1.4rem }
 </style></head><body>
 <h1>contrec on {{ m.dataset }}</h1>
-<p>{{ "{:,}".format(m.n_users) }} users, {{ "{:,}".format(m.n_items) }} items, {{ "{:,}".format(m.n_interactions) }} interactions. {{ m.protocol }} {{ m.unreachable_targets }} of the test targets cannot be reached under this rule.</p>
+<p>{{ "{:,}".format(m.n_users) }} users, {{ "{:,}".format(m.n_items) }} items, {{ "{:,}".format(m.n_interactions) }} interactions. {{ m.protocol }}. {{ m.unreachable_targets }} of the test targets cannot be reached under this rule.</p>
 <h2>Comparison</h2>
 <table><thead><tr><th>system</th>{% for c in columns %}<th>{{ c }}</th>{% endfor %}<th>NDCG@10, 95% interval</th></tr></thead><tbody>
 {% for name, row in systems %}<tr{% if name == ours %} class="ours"{% endif %}><td>{{ name }}</td>{% for c in columns %}<td>{{ "%.4f"|format(row[c]) }}</td>{% endfor %}<td>{{ "%.4f to %.4f"|format(*intervals[name]) }}</td></tr>
@@ -62,7 +62,7 @@ tr.ours, li.hit { background: var(--mark) } img { max-width: 100%; background: w
 <h2>Learning curves</h2>
 {{ curves }}
 <h2>The token space</h2>
-<p>Each dot is an item, placed by UMAP from the mean of its continuous tokens, and coloured by its first category. Look for neighbourhoods: no category was given to the tokenizer.</p>
+<p>Each dot is an item, placed by UMAP from the mean of its continuous tokens, and coloured by category. Look for neighbourhoods. The vectors come from the log; categories touch them only through the answers that the language model learns to give.</p>
 {{ space }}
 <h2>Recommendations</h2>
 {% for e in examples %}<h3>User {{ e.user }}</h3><div class="pair"><div><p>Latest choices, newest first</p><ul>{% for t in e.history %}<li>{{ t }}</li>{% endfor %}</ul></div>
@@ -87,4 +87,4 @@ def html_report(
     found = {name: bootstrap(e.per_user["NDCG@10"], seed=seed) for name, e in evaluations.items()}
     return _PAGE.render(m=metrics, ours=model.name, columns=["HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR@20"],
         intervals={name: (i.low, i.high) for name, i in found.items()}, systems=sorted(metrics["systems"].items(), key=lambda s: -s[1]["NDCG@10"]),
-        curves=Markup(curves), space=Markup(space), examples=[example(model, u) for u in (None, 0, 1)])
+        curves=Markup(curves), space=Markup(space), examples=list({e.user: e for e in (example(model, u) for u in (None, *range(min(3, model.split.n_users))))}.values())[:3])
