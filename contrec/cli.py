@@ -46,7 +46,7 @@ def run_job(
         tell(f"{out} holds a finished run.")
         return read_json(out/"metrics.json")
     began, seconds, evaluations = time.perf_counter(), {}, {}
-    tell(f"{split.name}: {split.n_users:,} users, {split.n_items:,} items, {split.n_interactions:,} interactions. {split.protocol}")
+    tell(f"{split.name}: {split.n_users:,} users, {split.n_items:,} items, {split.n_interactions:,} interactions. {split.protocol}.")
     for baseline in (Popularity(), ItemKNN(), EASE()):
         start = time.perf_counter()
         evaluations[baseline.name] = evaluate(baseline.fit(split), split, ks=KS)

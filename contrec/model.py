@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from .backbone import Backbone
 from .baselines import Recommender, windows
 from .core import CheckpointError, ConfigError, DataError, load_tensors, read_json, save_tensors, seeded, train, write_json
 from .data import Ragged, Split
-from .diffusion import Diffusion
+from .diffusion import Diffusion, preset as diffusion_preset
 from .embeddings import ials, lightgcn, linear
 from .metrics import per_user
 from .prompt import TEMPLATES, Prompts, word_tokenizer
@@ -48,11 +49,11 @@ class Config:
     max_items: int = 50 # Items of a history that are read, the latest ones
     diffusion: dict = field(default_factory=dict) # Arguments of `Diffusion`, but for width and condition
     lm_weight: float = 0.1 # Weight of the language-model loss of the answer
-    epochs: int = 40 # Passes over the training interactions
+    epochs: int = 30 # Passes over the training interactions
     batch_size: int = 32 # Windows of at most `max_items` predictions per step
-    lr: float = 1e-3 # Peak learning rate
+    lr: float = 1e-3 # Peak learning rate, reached after a twentieth of the steps, then falling to zero on a cosine
     weight_decay: float = 0.0 # Of AdamW
-    patience: int = 8 # Validations without a better NDCG@10 before training stops
+    patience: int | None = None # Validations without a better NDCG@10 before training stops; `None` trains all epochs
     steps: int = 1 # Denoising steps when recommending
     samples: int = 1 # Preference vectors per user
     temperature: float = 0.0 # Scale of the initial noise; 0 is the denoiser's mean
@@ -64,7 +65,7 @@ class Config:
         for value, known, what in ((self.embedding, EMBEDDINGS, "embedding"), (self.tokenizer, Tokenizer.kinds, "tokenizer"), (self.template, TEMPLATES, "template")):
             if value not in known: raise ConfigError(f"unknown {what} '{value}'. Choose one of {', '.join(sorted(known))}.")
         for name in ("tokenizer_epochs", "max_items", "epochs", "batch_size", "patience", "steps", "samples"):
-            if getattr(self, name) < 1: raise ConfigError(f"{name} is {getattr(self, name)}. It must be at least 1.")
+            if getattr(self, name) is not None and getattr(self, name) < 1: raise ConfigError(f"{name} is {getattr(self, name)}. It must be at least 1.")
         if self.samples > 1 and self.temperature == 0: raise ConfigError(f"{self.samples} samples at temperature 0 are all the same vector. Set temperature to 1, or samples to 1.")
 
     @classmethod
@@ -78,11 +79,9 @@ class Config:
 _PAPER = dict(embedding="lightgcn", embedding_settings={"width": 64}, fine_tune=False, running_user=False,
     steps=200, temperature=1.0, guidance=1.0)
 PRESETS = {
-    "contrec": Config(diffusion={"preference": "softmax", "denoising_weight": 0.2, "dispersive_weight": 0.5}),
-    "contrec-paper": Config(**_PAPER, tokenizer_settings={"width": 64, "tokens": 4},
-        diffusion={"p_terminal": 0.0, "dispersive_weight": 0.5}),
-    "deftrec": Config(**_PAPER, tokenizer="MaskedKWay", tokenizer_settings={"width": 64, "tokens": 4},
-        diffusion={"p_terminal": 0.0, "parameterisation": "eps", "preference": "negative", "preference_weight": 0.5}),
+    "contrec": Config(diffusion=diffusion_preset("contrec", dispersive_weight=0.05)),
+    "contrec-paper": Config(**_PAPER, tokenizer_settings={"width": 64, "tokens": 4}, diffusion=diffusion_preset("contrec-paper")),
+    "deftrec": Config(**_PAPER, tokenizer="MaskedKWay", tokenizer_settings={"width": 64, "tokens": 4}, diffusion=diffusion_preset("deftrec")),
 }
 
 def preset(
@@ -151,7 +150,7 @@ class Network(nn.Module):
         condition, lm = self.backbone(batch, catalogue.tokens)
         if self.user_tokenizer is None: return condition, lm
         seen = (items >= 0)[..., None]
-        mean = running_mean(self.inputs[items.clamp(min=0)] * seen)
+        mean = running_mean(F.embedding(items.clamp(min=0), self.inputs) * seen) # `embedding` adds its gradients in a fixed order, indexing does not
         user = self.user_tokenizer.tokenize(self.user_tokenizer.standard(mean.flatten(0, 1))).mean(1)
         return condition + self.user_adapter(user).view_as(condition), lm
 
@@ -167,7 +166,7 @@ class Network(nn.Module):
         condition, lm = self.condition(batch, self._items(read, batch), catalogue)
         real = batch.next_items >= 0
         target = batch.next_items[real]
-        loss = self.diffusion.loss(catalogue.latents[target], condition[real], catalogue.latents, target)
+        loss = self.diffusion.loss(F.embedding(target, catalogue.latents), condition[real], catalogue.latents, target)
         lm = condition.new_zeros(()) if lm is None else lm
         return ContRecLoss(loss.total + self.lm_weight * lm, lm, loss.denoising, loss.preference, loss.dispersive)
 
@@ -226,7 +225,9 @@ class ContRec(Recommender):
         c = self.config
         settings = c.embedding_settings | {"width": min(c.embedding_settings.get("width", 64), *self.split.train_matrix().shape)} # no more factors than users or items
         trained = {"seed": c.seed, "checkpoint": checkpoint, "log": note} if c.embedding == "lightgcn" else {"seed": c.seed} if c.embedding == "ials" else {}
-        return torch.from_numpy(EMBEDDINGS[c.embedding](self.split, **settings, **trained).items)
+        e = torch.from_numpy(EMBEDDINGS[c.embedding](self.split, **settings, **trained).items)
+        e = e - e.mean(0)
+        return e / e.square().mean().sqrt() # the learning rate means the same whatever the embedding's scale
 
     def _tokenize(self, tokenizer, e, name, checkpoint, note):
         fit_tokenizer(tokenizer, e.to(self.device), epochs=self.config.tokenizer_epochs, seed=self.config.seed, checkpoint=checkpoint, log=note, name=name)
@@ -249,7 +250,7 @@ class ContRec(Recommender):
         rows = windows(split.train.take(long_enough), c.max_items)
         histories = Ragged.from_lengths(rows[rows >= 0], (rows >= 0).sum(1))
         train(network, lambda rows: network.loss(histories.take(rows.numpy())), len(histories), epochs=c.epochs, batch_size=c.batch_size,
-            lr=c.lr, weight_decay=c.weight_decay, clip=5.0, seed=c.seed, evaluate=self._validate, patience=c.patience, checkpoint=checkpoint, log=note, name="recommender")
+            lr=c.lr, warmup=0.05, shape="cosine", weight_decay=c.weight_decay, clip=5.0, seed=c.seed, evaluate=self._validate, patience=c.patience, checkpoint=checkpoint, log=note, name="recommender")
         return network
 
     def _validate(self):

@@ -1,0 +1,501 @@
+"""Explorers: the views are functions, the controls fit them, rude titles stay text, errors leave the last picture, nothing is drawn twice."""
+import base64
+import html.parser
+import inspect
+import io
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from contrec import explore
+from contrec.ablation import ablate, effects, read_ablation
+from contrec.baselines import EASE, ItemKNN, Popularity
+from contrec.core import ConfigError, ContrecError, DataError, seeded
+from contrec.data import Ragged
+from contrec.evaluation import compare, evaluate, read_records, write_record
+from contrec.explore import AblationBrowser, Denoising, Explorer, Playground, RecordBrowser, TokenSpace, View, find_titles, fold, unique_names, with_readout
+from contrec.model import ContRec, preset
+
+RUDE = "<script>alert(1)</script> & \"$x_1$\" \u202e"
+
+
+@pytest.fixture(scope="module")
+def split(small_split):
+    return small_split
+
+
+def fitted(split, **diffusion):
+    config = preset(epochs=4, lr=1e-2, tokenizer_epochs=10, embedding_settings={"width": 8}, tokenizer_settings={"width": 8}, diffusion={"hidden": 16, "blocks": 1, **diffusion}, backbone_settings={"hidden": 8})
+    return ContRec(config).fit(split)
+
+
+@pytest.fixture(scope="module")
+def model(split):
+    return fitted(split)
+
+
+@pytest.fixture(scope="module")
+def records(split, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    for system in Popularity().fit(split), ItemKNN(5).fit(split), EASE(10).fit(split):
+        for part in "test", "valid":
+            write_record(folder, evaluate(system, split, part), 0, {})
+    return read_records(folder)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    def run(config, seed):
+        return {"NDCG@10": 0.1 + 0.01 * config["a"] - 0.02 * config["b"] + 0.001 * seed}
+    folder = tmp_path_factory.mktemp("runs")
+    ablate(run, {"a": 1, "b": False}, {"a": [2, 4], "b": [True]}, [0, 1], folder, context={"data": "x"})
+    ablate(run, {"a": 1, "b": False}, {"a": [3]}, [0, 1], folder, context={"data": "y"})
+    return read_ablation(folder)
+
+
+@pytest.fixture(scope="module")
+def explorables(model, records, runs):
+    return {"space": TokenSpace(model), "denoising": Denoising(model), "playground": Playground(model), "records": RecordBrowser(records), "ablation": AblationBrowser(runs)}
+
+
+NAMES = ["space", "denoising", "playground", "records", "ablation"]
+
+
+class Tags(html.parser.HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = set(), ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes): self.tags.add(tag)
+    def handle_data(self, data): self.text += data
+
+
+class Published:
+    """What a notebook would get: outputs by display id, and how often each was replaced."""
+    def __init__(self): self.outputs, self.updates = {}, 0
+
+    def __call__(self, data, metadata=None, *, transient=None, update=False, **_):
+        self.updates += update
+        self.outputs[(transient or {}).get("display_id", len(self.outputs))] = data
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    from IPython.core.interactiveshell import InteractiveShell
+    shell, published = InteractiveShell.instance(), Published()
+    monkeypatch.setattr(shell.display_pub, "publish", published)
+    yield published
+    InteractiveShell.clear_instance()
+
+
+# Every explorer
+
+@pytest.mark.parametrize("name", NAMES)
+def test_controls_are_keywords_of_the_view(explorables, name):
+    thing = explorables[name]
+    parameters = inspect.signature(thing.view).parameters
+    assert set(thing.controls()) <= set(parameters)
+    view = thing.view(**Explorer(thing.view, thing.controls()).state)
+    assert isinstance(view, View) and len(view.table) and view.note and len(view.figure.alt) > 30
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_view_is_a_function_of_its_state(explorables, name):
+    thing = explorables[name]
+    state = Explorer(thing.view, thing.controls()).state
+    random = np.random.get_state()[1].tolist()
+    one, two = thing.view(**state), thing.view(**state)
+    pd.testing.assert_frame_equal(one.table, two.table)
+    assert one.note == two.note and explore.show_picture(one) == explore.show_picture(two)
+    assert np.random.get_state()[1].tolist() == random
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_control_can_be_moved(explorables, name):
+    thing = explorables[name]
+    explorer = Explorer(thing.view, thing.controls())
+    if "temperature" in explorer.controls: explorer.controls["temperature"].value = 1.0 # Without noise several samples make no sense
+    for key, control in explorer.controls.items():
+        if key == "temperature": continue
+        before = control.value
+        if hasattr(control, "options") and hasattr(control, "index") and not isinstance(control.index, tuple):
+            values = [o[1] if isinstance(o, tuple) else o for o in control.options]
+            values = [v for v in values if v != "umap"][-2:]
+        elif hasattr(control, "min"): values = [(10, 90)] if isinstance(before, tuple) else [control.min, min(control.max, 2)]
+        elif isinstance(before, list): values = [before[1:]]
+        elif isinstance(before, tuple): values = [control.options[:1]]
+        elif isinstance(before, bool): values = [True]
+        else: values = ["u1" if key == "user" else "Item 1"]
+        for value in values:
+            control.value = value
+            assert explorer.message.value == "", f"{key} = {value!r}: {explorer.message.value}"
+        control.value = before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_notebook_keeps_picture_and_table(explorables, name, notebook):
+    thing = explorables[name]
+    explorer = Explorer(thing.view, thing.controls())
+    explorer._ipython_display_()
+    box, picture, text = notebook.outputs.values()
+    assert "application/vnd.jupyter.widget-view+json" in box and "VBox(" not in box["text/plain"]
+    image = Image.open(io.BytesIO(base64.b64decode(picture["image/png"])))
+    assert image.width <= 760 and np.asarray(image.convert("RGB")).std() > 5
+    assert "<table" in text["text/html"] and "<script" not in text["text/html"]
+
+
+# The binding
+
+def counted(view):
+    calls = []
+    def wrapped(**state):
+        calls.append(state)
+        return view(**state)
+    return wrapped, calls
+
+
+def test_moving_replaces_the_outputs_and_nothing_is_drawn_twice(explorables, notebook, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(explore, "_png", lambda figure, real=explore._png: drawn.append(1) or real(figure))
+    view, calls = counted(explorables["playground"].view)
+    explorer = Explorer(view, explorables["playground"].controls())
+    explorer._ipython_display_()
+    kept = list(notebook.outputs)
+    first = dict(notebook.outputs)
+    explorer.controls["weight"].value = 1.0
+    assert list(notebook.outputs) == kept and notebook.outputs != first and notebook.updates == 2
+    assert len(calls) == len(drawn) == 2
+    explorer.controls["weight"].value = 0.0
+    assert notebook.outputs == first and notebook.updates == 4
+    assert len(calls) == len(drawn) == 2 # Remembered
+
+
+def test_an_error_is_told_and_the_last_picture_stays(explorables, notebook):
+    explorer = Explorer(explorables["playground"].view, explorables["playground"].controls())
+    explorer._ipython_display_()
+    before = dict(notebook.outputs)
+    explorer.controls["user"].value = "<b>nobody"
+    assert "&lt;b&gt;nobody" in explorer.message.value and "<b>" not in explorer.message.value
+    assert notebook.outputs == before
+    explorer.controls["user"].value = "u2"
+    assert explorer.message.value == "" and notebook.outputs != before
+
+
+def test_a_bug_is_not_hidden():
+    def view(x):
+        if x: raise KeyError("bug")
+        return View(lambda: explore.plot_recommendations([], ["a"], [1.0]), pd.DataFrame({"a": [1]}), "note")
+    import ipywidgets
+    explorer = Explorer(view, {"x": ipywidgets.IntSlider(0, 0, 1)})
+    with pytest.raises(KeyError): explorer.controls["x"].value = 1
+
+
+def test_without_a_notebook_moving_prints_nothing(explorables, capsys):
+    explorer = Explorer(explorables["records"].view, explorables["records"].controls())
+    explorer.controls["metric"].value = "HR@5"
+    assert capsys.readouterr() == ("", "")
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_any_text_stays_text(title, note):
+    parsed = Tags(explore.table_to_html(pd.DataFrame({"title": [title, RUDE]}), note + RUDE))
+    assert parsed.tags <= {"p", "div", "table", "thead", "tbody", "tr", "th", "td"}
+    assert RUDE in parsed.text
+
+
+def test_no_formula_is_read_into_titles():
+    out = explore.table_to_html(pd.DataFrame({"title": ["$a$ and $b$"]}), "$c$")
+    assert out.count("mathjax_ignore") == 2 and "tex2jax_ignore" in out
+
+
+# Titles
+
+def test_names_are_unique_even_where_titles_imitate_them():
+    items = pd.DataFrame({"item": ["1", "2", "3"], "title": ["A", "A", "A [1]"]})
+    names = unique_names(items)
+    assert len(set(names)) == 3 and all(n.startswith("A") for n in names)
+
+
+@given(st.lists(st.text(max_size=8), min_size=1, max_size=12), st.randoms())
+@settings(max_examples=60, deadline=None)
+def test_every_name_finds_itself_first(titles, random):
+    names = unique_names(pd.DataFrame({"item": [str(i) for i in range(len(titles))], "title": titles}))
+    folded, counts = [fold(n) for n in names], np.array([random.randrange(5) for _ in names])
+    for i, name in enumerate(names):
+        found = find_titles(folded, name, counts)
+        if not fold(name).split(): assert len(found) == 0
+        elif fold(name).strip() == folded[i]: assert folded[found[0]] == folded[i] and i in found
+
+
+def test_search_ignores_case_accents_and_order():
+    folded = [fold(n) for n in ("Amélie (2001)", "The Fabulous Destiny of Amelie", "Alien")]
+    assert find_titles(folded, "AMELIE", np.array([1, 9, 9])).tolist() == [0, 1]
+    assert find_titles(folded, "amelie fabulous", np.array([1, 9, 9])).tolist() == [1]
+    assert find_titles(folded, "   ", np.zeros(3)).tolist() == find_titles(folded, "zzz", np.zeros(3)).tolist() == []
+
+
+# Token space
+
+def test_neighbours_are_those_of_a_slow_search(explorables):
+    space = explorables["space"]
+    chosen = space.names[7]
+    table = space.view(search=chosen, neighbours=5).table
+    x = space.latents.astype(float)
+    slow = sorted((i for i in range(len(x)) if i != 7), key=lambda i: -(x[i] @ x[7]) / np.linalg.norm(x[i]) / np.linalg.norm(x[7]))
+    assert table["title"].tolist() == [chosen, *(space.names[i] for i in slow[:5])]
+    assert table["cosine"].is_monotonic_decreasing and table["cosine"].iloc[0] == 1
+    assert len(space.view(search=chosen, neighbours=10**6).table) == len(space.names)
+
+
+def test_the_window_lists_what_is_inside(explorables):
+    space = explorables["space"]
+    assert f"{len(space.names)} of {len(space.names)} items" in space.view().note
+    points = space.plane("pca")
+    middle = points[:, 0].min() + np.ptp(points[:, 0]) / 2
+    halves = [set(space.view(across=a).table["title"]) for a in ((0, 50), (50, 100))]
+    assert halves[0] == {space.names[i] for i in np.flatnonzero(points[:, 0] <= middle + 1e-6)}
+    assert halves[0] | halves[1] == set(space.names)
+    assert len(space.view(across=(3, 3), up=(99, 99)).table) == 0 and "dashed" in space.view(across=(3, 3)).figure.alt
+    space.view(across=(3, 3), up=(99, 99), zoom=True).figure.png()
+
+
+def test_projection_is_done_once(model, monkeypatch):
+    done = []
+    monkeypatch.setattr(explore, "project", lambda x, method: done.append(method) or np.asarray(x)[:, :2])
+    space = TokenSpace(model)
+    for method in "pca", "umap", "pca", "umap":
+        for colour in "category", "popularity", "user": space.view(colour=colour, user="u1", projection=method)
+    assert done == ["pca", "umap"]
+
+
+def test_colours(explorables, model, split):
+    space = explorables["space"]
+    assert "coloured by users + 1" in space.view(colour="popularity").figure.alt
+    assert "score for user u3" in space.view(colour="user", user="u3").figure.alt
+    np.testing.assert_array_equal(space.liking("u3"), model.score(split.histories("test").take([split.user_number("u3")]))[0])
+
+
+# Denoising
+
+def test_the_way_ends_where_sample_ends(explorables, model):
+    import torch
+    denoising = explorables["denoising"]
+    path = denoising.walk(4, 6, 1.5, 3, 0.7, 11)
+    end = model.network.diffusion.sample(denoising.condition(4), 6, 1.5, 3, 0.7, generator=torch.Generator().manual_seed(11))
+    assert path.shape == (3, 7, 8)
+    np.testing.assert_array_equal(path[:, -1], end[0].numpy())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_condition_is_the_models_own(model, split, explorables, seed):
+    "One step without noise ends at the model's first recommendation, for every user."
+    top = model.rank(split.histories("test"), 1).ids[:, 0]
+    for u in range(seed, split.n_users, 9):
+        table = explorables["denoising"].view(split.user_ids[u], steps=1, temperature=0.0, samples=1, seed=seed).table
+        assert table["nearest unseen title"].tolist() == ["(no direction yet)", explorables["denoising"].names[top[u]]]
+
+
+def test_trap_17_no_seen_item_is_ever_nearest(explorables, split):
+    denoising = explorables["denoising"]
+    for u in range(0, split.n_users, 7):
+        seen = {denoising.names[i] for i in split.histories("test")[u]}
+        assert not seen & set(denoising.view(split.user_ids[u], steps=6, seed=u).table["nearest unseen title"])
+
+
+def test_the_linear_map_puts_items_on_their_places(explorables):
+    denoising = explorables["denoising"]
+    np.testing.assert_allclose((denoising.latents - denoising.centre) @ denoising.axes, denoising.points, atol=1e-4)
+
+
+def test_noise_falls_from_all_to_none(explorables, split):
+    noise = explorables["denoising"].view(split.user_ids[0], steps=10).table["noise (%)"]
+    assert noise.iloc[0] > 99 and noise.iloc[-1] == 0 and noise.is_monotonic_decreasing
+
+
+def test_guidance_only_where_it_was_trained(split, explorables):
+    blind = fitted(split, drop=0.0)
+    assert "guidance" in explorables["denoising"].controls() and "guidance" in explorables["playground"].controls()
+    assert "guidance" not in Denoising(blind).controls() and "guidance" not in Playground(blind).controls()
+    with pytest.raises(ConfigError, match="drop = 0"): Denoising(blind).view(split.user_ids[0], guidance=1.0)
+
+
+# Playground
+
+def test_the_unedited_history_gives_the_models_own_list(explorables, model, split):
+    playground = explorables["playground"]
+    top = model.rank(split.histories("test"), 10).ids
+    for u in range(0, split.n_users, 11):
+        view = playground.view(split.user_ids[u])
+        assert view.table["title"].tolist() == [playground.names[i] for i in top[u]]
+        assert view.table["before"].tolist() == [str(n) for n in range(1, 11)]
+
+
+def test_the_older_part_of_a_history_still_counts(model, split):
+    short = Playground(model, shown=3)
+    user = split.user_ids[0]
+    assert len(short.history_of(user)) == 3
+    assert short.view(user).table.equals(Playground(model).view(user).table)
+    seen = {short.names[i] for i in split.histories("test")[0]}
+    edited = short.view(user, short.history_of(user)[:-1], k=40).table["title"]
+    assert short.history_of(user)[-1] in set(edited) and not (seen - {short.history_of(user)[-1]}) & set(edited)
+
+
+def test_somebody_new(explorables):
+    playground = explorables["playground"]
+    view = playground.view("", tuple(playground.names[:3]))
+    assert "before" not in view.table and not set(playground.names[:3]) & set(view.table["title"]) and playground.history_of("") == ()
+
+
+def test_settings_change_the_list_and_not_the_model(explorables, model, split):
+    playground, user = explorables["playground"], split.user_ids[5]
+    config = model.config
+    plain = playground.view(user).table
+    lists = {tuple(playground.view(user, samples=1, temperature=1.0, seed=s).table["title"]) for s in range(4)}
+    assert len(lists) > 1 and model.config is config
+    assert playground.view(user).table.equals(plain)
+
+
+def test_words_change_the_list(model, split):
+    playground, user = Playground(model), split.user_ids[5]
+    plain = playground.view(user, k=20).table["categories"].tolist()
+    other = next(c for c in ("odd", "even") if c != plain[0])
+    speaks = [other in model.network.prompts.text.decode(playground.answers[i]) for i in range(len(playground.answers))]
+    playground.said = lambda items: explore.torch.tensor(speaks).float().log().clamp(min=-9)
+    view = playground.view(user, weight=50.0, k=10)
+    assert set(view.table["categories"]) == {other} and f"first: {other} (100%)" in view.note
+    assert playground.view(user, k=20).table["categories"].tolist() == plain
+
+
+def test_trap_15_words_help_what_they_speak_for(explorables):
+    playground = explorables["playground"]
+    words, _ = playground._words((0, 2, 4))
+    said = playground.said((0, 2, 4))
+    best = int(said.argmax())
+    assert (words[0][np.flatnonzero(playground.which == best)] == said[best]).all() and float(words.max()) == float(said.max())
+
+
+def test_with_readout_shares_the_network_and_refuses_training(model, split):
+    other = with_readout(model, samples=4, temperature=1.0)
+    assert other.network is model.network and model.config.samples == 1
+    warmer = with_readout(model, similarity_temperature=0.5)
+    rows = split.histories("test").take(np.arange(5))
+    np.testing.assert_allclose(warmer.score(rows) * 0.5, model.score(rows) * 0.1, atol=1e-4) # One sample: cosine / tau
+    for name in "epochs", "max_items", "tokenizer", "nonsense":
+        with pytest.raises(ConfigError, match=name): with_readout(model, **{name: 3})
+    with pytest.raises(ConfigError, match="temperature 0"): with_readout(model, samples=4)
+
+
+def test_choosing_a_user_fills_in_the_history(explorables, split):
+    playground = explorables["playground"]
+    explorer = Explorer(playground.view, playground.controls())
+    explorer.controls["history"].value = explorer.controls["history"].value[:-1]
+    user = split.user_ids[8]
+    explorer.controls["user"].value = user
+    assert explorer.state["history"] == playground.history_of(user)
+    assert explorer.shown[0] == explore.show_text(playground.view(user, seed=explorer.state["seed"]))
+    explorer.controls["user"].value = ""
+    assert "history is empty" in explorer.message.value
+    explorer.controls["history"].value = [playground.names[0]]
+    assert explorer.message.value == ""
+
+
+# Records
+
+def test_the_record_browser_shows_what_compare_says(explorables, records):
+    browser = explorables["records"]
+    data = next(d for d in browser.parts if d.endswith(", test"))
+    table = browser.view(data, reference="EASE").table
+    expected = compare(records[records["part"] == "test"], reference="EASE", draws=2000)
+    assert table["system"].tolist() == expected["system"].tolist()
+    np.testing.assert_allclose(table["difference"], expected["difference"], atol=1e-4)
+    assert browser.view(data, systems=("EASE",)).table["system"].tolist() == ["EASE"]
+
+
+def test_parts_are_never_mixed(explorables):
+    assert sorted(d.rpartition(", ")[2] for d in explorables["records"].parts) == ["test", "valid"]
+
+
+def test_two_splits_of_one_data_set_are_told_apart(records):
+    both = pd.concat([records, records.assign(split_sha256="f" * 64)], ignore_index=True)
+    assert len(RecordBrowser(both).parts) == 4
+
+
+def test_the_ablation_browser_shows_what_effects_says(explorables, runs):
+    browser = explorables["ablation"]
+    context = next(c for c in browser.parts if '"x"' in c)
+    table = browser.view(context).table
+    expected = effects(runs[runs["context"].map(lambda c: c == {"data": "x"})], {"a": 1, "b": False})
+    assert table["difference"].tolist() == expected["difference"].round(4).tolist() and len(table) == 3
+    assert list(browser.defaults[context])[0] == "the default" and browser.defaults[context]["the default"] == {"a": 1, "b": False}
+    line = browser.view(context, factor="a")
+    assert "against a from 1 to 4" in line.figure.alt
+    assert browser.view(context, factor="b").table["factor"].tolist() == ["b"]
+    other = browser.view(context, default="a = 4").table
+    assert set(zip(other["factor"], other["value"])) == {("a", 1), ("a", 2)}
+
+
+def test_the_context_changes_what_there_is_to_choose(explorables):
+    browser = explorables["ablation"]
+    explorer = Explorer(browser.view, browser.controls())
+    for context in browser.parts:
+        explorer.controls["context"].value = context
+        assert list(explorer.controls["default"].options) == list(browser.defaults[context]) and explorer.message.value == ""
+
+
+# Bad input
+
+BAD = {
+    "colour": ("space", dict(colour="red"), ConfigError, "red"), "title": ("space", dict(search="zzz"), DataError, "zzz"), "user of the map": ("space", dict(colour="user", user="me"), DataError, "me"),
+    "projection": ("space", dict(projection="tsne"), ConfigError, "tsne"), "user": ("denoising", dict(user="me"), DataError, "me"), "steps": ("denoising", dict(user="u1", steps=10**4), ConfigError, "10000"),
+    "empty": ("playground", dict(user="", history=()), DataError, "empty"), "item": ("playground", dict(user="u1", history=("x",)), DataError, "called 'x'"),
+    "samples": ("playground", dict(user="u1", samples=3), ConfigError, "temperature 0"), "data": ("records", dict(data="x"), ConfigError, "no records of 'x'"),
+    "default": ("ablation", dict(context='{"data": "x"}', default="x"), ConfigError, "called 'x'"), "factor": ("ablation", dict(context='{"data": "x"}', factor="x"), ConfigError, "not changed alone"),
+    "context": ("ablation", dict(context="x"), ConfigError, "context x"), "metric": ("ablation", dict(context='{"data": "x"}', metric="x"), ConfigError, "unknown metric"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_told(explorables, case):
+    name, state, kind, message = BAD[case]
+    with pytest.raises(kind, match=message): explorables[name].view(**state)
+
+
+def test_everything_seen_leaves_nothing(explorables):
+    playground = explorables["playground"]
+    with pytest.raises(DataError, match="nothing is left"): playground.view("", tuple(playground.names))
+
+
+@pytest.mark.parametrize("kind", [TokenSpace, Denoising, Playground])
+def test_a_model_without_tokens_is_refused(kind, split):
+    for wrong in Popularity().fit(split), ContRec():
+        with pytest.raises(ContrecError): kind(wrong)
+
+
+def test_no_records():
+    for kind in RecordBrowser, AblationBrowser:
+        with pytest.raises(ConfigError, match="no records"): kind(pd.DataFrame())
+
+
+def test_the_one_line_functions(model, records, runs):
+    for explorer in explore.explore_space(model), explore.explore_denoising(model), explore.explore_recommendations(model), explore.explore_records(records), explore.explore_records(runs):
+        assert isinstance(explorer, Explorer) and explorer.shown[1][0]["image/png"]
+
+
+def test_rude_titles_stay_text_everywhere(model, split):
+    import copy
+    import dataclasses
+    rude = copy.copy(model)
+    rude.split = dataclasses.replace(split, items=split.items.assign(title=RUDE))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for thing, state in ((TokenSpace(rude), {"search": "script"}), (Denoising(rude), {"user": "u1"}), (Playground(rude), {"user": "u1"})):
+            view = thing.view(**state)
+            parsed = Tags(explore.show_text(view)["text/html"])
+            assert "script" not in parsed.tags and RUDE.strip()[:20] in parsed.text
+            explore.show_picture(view)
