@@ -47,10 +47,11 @@ class Config:
     backbone_settings: dict = field(default_factory=dict) # Arguments of `Backbone`, but for name, width and text
     template: str = "tokens" # Key of `contrec.prompt.TEMPLATES`
     max_items: int = 50 # Items of a history that are read, the latest ones
+    windows: bool = False # Train on every window of a long history instead of its latest one: slower epochs, more predictions
     diffusion: dict = field(default_factory=dict) # Arguments of `Diffusion`, but for width and condition
     lm_weight: float = 0.1 # Weight of the language-model loss of the answer
-    epochs: int = 30 # Passes over the training interactions
-    batch_size: int = 32 # Windows of at most `max_items` predictions per step
+    epochs: int = 30 # Passes over the users
+    batch_size: int = 32 # Histories per step
     lr: float = 1e-3 # Peak learning rate, reached after a twentieth of the steps, then falling to zero on a cosine
     weight_decay: float = 0.0 # Of AdamW
     patience: int | None = None # Validations without a better NDCG@10 before training stops; `None` trains all epochs
@@ -247,8 +248,9 @@ class ContRec(Recommender):
         c, network = self.config, self.network
         long_enough = np.flatnonzero(split.train.lengths > 1)
         if not len(long_enough): raise DataError(f"{split.name}: no user has two training interactions, so there is nothing to predict. Use a larger --core, or a longer log.")
-        rows = windows(split.train.take(long_enough), c.max_items)
-        histories = Ragged.from_lengths(rows[rows >= 0], (rows >= 0).sum(1))
+        histories = split.train.take(long_enough)
+        if c.windows: rows = windows(histories, c.max_items); histories = Ragged.from_lengths(rows[rows >= 0], (rows >= 0).sum(1))
+        else: histories = histories.last(c.max_items + 1)
         train(network, lambda rows: network.loss(histories.take(rows.numpy())), len(histories), epochs=c.epochs, batch_size=c.batch_size,
             lr=c.lr, warmup=0.05, shape="cosine", weight_decay=c.weight_decay, clip=5.0, seed=c.seed, evaluate=self._validate, patience=c.patience, checkpoint=checkpoint, log=note, name="recommender")
         return network

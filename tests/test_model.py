@@ -91,6 +91,23 @@ def test_trap_10_gradients_reach_backbone_tokenizer_and_vectors(small_split):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters), part
 
 
+def test_windows_of_long_histories_all_train(small_split):
+    """With histories cut at 4, every window trains if asked: more predictions per epoch than from the latest window alone."""
+    import contrec.model
+    def predictions(**changes):
+        seen = []
+        with pytest.MonkeyPatch.context() as patch:
+            original = contrec.model.train
+            def watched(network, loss, n_rows, **how):
+                seen.append(n_rows)
+                return original(network, loss, n_rows, **how)
+            patch.setattr(contrec.model, "train", watched)
+            ContRec(short(epochs=1, max_items=4, **changes)).fit(small_split)
+        return seen[-1]
+    assert predictions() == small_split.n_users
+    assert predictions(windows=True) == sum(-(-(n - 1) // 4) for n in small_split.train.lengths)
+
+
 def test_frozen_mode_leaves_tokenizer_and_vectors_alone(small_split):
     frozen = ContRec(short(fine_tune=False, epochs=2))
     before = {}
