@@ -224,7 +224,7 @@ def train(
                     best_score, stale = row["score"], 0
                     best = {k: v.detach().clone() for k, v in module.state_dict().items()}
                 else: stale += 1
-                bar.set_postfix(score=f"{row['score']:.4f}", best=f"{best_score:.4f}")
+                bar.set_postfix(score=f"{row['score']:.4f}", best=f"{best_score:.4f}", refresh=False)
             rows_log.append(row)
             if log: log(row)
             if checkpoint is not None:
