@@ -279,7 +279,10 @@ def plot_token_space(
     highlight = np.asarray(highlight, dtype=int)
     ax.scatter(*points[highlight].T, s=90, facecolors="none", edgecolors=INK, linewidths=1.4)
     if titles is not None:
-        for i in highlight: ax.annotate(plain(titles[i], 32), points[i], xytext=(6, 5), textcoords="offset points", fontsize=8.5, color=INK, bbox={"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 1})
+        height, last = points[:, 1] / max(float(np.ptp(points[:, 1])), 1e-9) * 290, -np.inf # In points of print, so that no name covers another
+        for i in highlight[np.argsort(height[highlight], kind="stable")]:
+            last = max(height[i] + 5, last + 13)
+            ax.annotate(plain(titles[i], 32), points[i], xytext=(9, last - height[i]), textcoords="offset points", fontsize=8.5, color=INK, bbox={"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 1})
         if len(highlight): about += ". Ringed: " + ", ".join(str(titles[i]) for i in highlight)
     ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
     return _finish(figure, title, f"{len(points):,} items as dots in the plane{about}.")
