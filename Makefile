@@ -14,6 +14,8 @@ demo: $(STAMP)
 	contrec run --dataset ml-100k --out runs/demo --resume
 
 record: demo
+	contrec run --dataset ml-100k --seed 1 --out runs/demo-seed1 --resume
+	contrec run --dataset ml-100k --seed 2 --out runs/demo-seed2 --resume
 	CONTREC_PROGRESS=0 CONTREC_RECORD=$(abspath runs/demo) jupyter execute --inplace nbs/experiments/demo.ipynb nbs/index.ipynb
 	$(MAKE) export
 
