@@ -17,7 +17,7 @@ from contrec.baselines import EASE, ItemKNN, Popularity
 from contrec.core import ConfigError, ContrecError, DataError, seeded
 from contrec.data import Ragged
 from contrec.evaluation import compare, evaluate, read_records, write_record
-from contrec.explore import AblationBrowser, Denoising, Explorer, Playground, RecordBrowser, TokenSpace, View, find_titles, fold, unique_names, with_readout
+from contrec.explore import AblationBrowser, Denoising, Explorer, Playground, RecordBrowser, TokenSpace, View, find_titles, fold, unique_names
 from contrec.model import ContRec, preset
 
 RUDE = "<script>alert(1)</script> & \"$x_1$\" \u202e"
@@ -381,14 +381,14 @@ def test_trap_15_words_help_what_they_speak_for(explorables):
 
 
 def test_with_readout_shares_the_network_and_refuses_training(model, split):
-    other = with_readout(model, samples=4, temperature=1.0)
+    other = model.with_readout(samples=4, temperature=1.0)
     assert other.network is model.network and model.config.samples == 1
-    warmer = with_readout(model, similarity_temperature=0.5)
+    warmer = model.with_readout(similarity_temperature=0.5)
     rows = split.histories("test").take(np.arange(5))
     np.testing.assert_allclose(warmer.score(rows) * 0.5, model.score(rows) * 0.1, atol=1e-4) # One sample: cosine / tau
     for name in "epochs", "max_items", "tokenizer", "nonsense":
-        with pytest.raises(ConfigError, match=name): with_readout(model, **{name: 3})
-    with pytest.raises(ConfigError, match="temperature 0"): with_readout(model, samples=4)
+        with pytest.raises(ConfigError, match=name): model.with_readout(**{name: 3})
+    with pytest.raises(ConfigError, match="temperature 0"): model.with_readout(samples=4)
 
 
 def test_choosing_a_user_fills_in_the_history(explorables, split):

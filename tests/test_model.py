@@ -185,7 +185,7 @@ def test_sampling_is_deterministic_and_a_set_is_not_a_mean(small_split):
     histories = small_split.histories("test")
     assert np.array_equal(many.score(histories), many.score(histories))
     network, catalogue = many.network, many.network.catalogue()
-    drawn = network.preference(histories, catalogue, steps=1, samples=8, temperature=1.0)
+    drawn = network.diffusion.sample(network.state(histories, catalogue), steps=1, samples=8, temperature=1.0)
     assert drawn.shape[:2] == (len(histories), 8) and drawn.std(1).mean() > 0
 
 
