@@ -24,7 +24,7 @@ from .backbone import Backbone
 from .baselines import Recommender, windows
 from .core import CheckpointError, ConfigError, DataError, load_tensors, read_json, save_tensors, seeded, train, write_json
 from .data import Ragged, Split
-from .diffusion import Diffusion, preset as diffusion_preset
+from .diffusion import METHODS, Diffusion, preset as diffusion_preset
 from .embeddings import ials, lightgcn, linear
 from .metrics import per_user
 from .prompt import TEMPLATES, Prompts, word_tokenizer
@@ -34,7 +34,7 @@ from .training import Stages
 
 # %% ../nbs/15_model.ipynb #31721e82
 EMBEDDINGS = {"lightgcn": lightgcn, "linear": linear, "ials": ials}
-READOUT = ("steps", "samples", "temperature", "guidance", "similarity_temperature", "seed") # Settings that may differ after training
+READOUT = ("steps", "samples", "temperature", "guidance", "method", "similarity_temperature", "seed") # Settings that may differ after training
 
 @dataclass(frozen=True)
 class Config:
@@ -62,11 +62,12 @@ class Config:
     samples: int = 1 # Preference vectors per user
     temperature: float = 0.0 # Scale of the initial noise; 0 is the denoiser's mean
     guidance: float = 0.0 # Guidance scale w
+    method: str = "ddim" # Sampler, `ddim` or `ddpm`; with one step they are the same
     similarity_temperature: float = 0.1 # tau between similarity and score, where samples are combined
     seed: int = 0 # Of every random draw in training
 
     def __post_init__(self):
-        for value, known, what in ((self.embedding, EMBEDDINGS, "embedding"), (self.tokenizer, Tokenizer.kinds, "tokenizer"), (self.template, TEMPLATES, "template")):
+        for value, known, what in ((self.embedding, EMBEDDINGS, "embedding"), (self.tokenizer, Tokenizer.kinds, "tokenizer"), (self.template, TEMPLATES, "template"), (self.method, METHODS, "sampling method")):
             if value not in known: raise ConfigError(f"unknown {what} '{value}'. Choose one of {', '.join(sorted(known))}.")
         for name in ("tokenizer_epochs", "max_items", "epochs", "batch_size", "patience", "steps", "samples"):
             if getattr(self, name) is not None and getattr(self, name) < 1: raise ConfigError(f"{name} is {getattr(self, name)}. It must be at least 1.")
@@ -272,7 +273,7 @@ class ContRec(Recommender):
             self._ready = catalogue, ItemIndex(catalogue.latents, temperature=c.similarity_temperature)
         catalogue, index = self._ready
         noise = torch.Generator(self.device).manual_seed(c.seed)
-        preference = self.network.diffusion.sample(self.network.state(histories, catalogue), c.steps, c.guidance, c.samples, c.temperature, generator=noise)
+        preference = self.network.diffusion.sample(self.network.state(histories, catalogue), c.steps, c.guidance, c.samples, c.temperature, c.method, noise)
         return np.asarray(index.scores(preference), np.float32)
 
     def with_readout(self,

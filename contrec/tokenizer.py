@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['random_mask', 'add_noise', 'barlow_twins', 'KWay', 'TokenizerLoss', 'Tokenizer', 'SigmaVAE', 'VAE', 'AutoEncoder',
            'MaskedKWay', 'latents', 'effective_rank', 'mean_cosine', 'check_collapse', 'as_rows', 'fit_tokenizer',
-           'save_tokenizer', 'load_tokenizer', 'nearest', 'diagnose']
+           'save_tokenizer', 'load_tokenizer', 'nearest', 'diagnose', 'survival']
 
 # %% ../nbs/05_tokenizer.ipynb #3a7dd3fc
 import math
@@ -362,3 +362,17 @@ def diagnose(
         "variance_min": float(variance.min()), "variance_median": float(variance.median()), "variance_max": float(variance.max()),
         "effective_rank": effective_rank(middle), "mean_cosine": mean_cosine(middle)}
     return table | (tokenizer.code_statistics(e) if hasattr(tokenizer, "code_statistics") else {})
+
+# %% ../nbs/05_tokenizer.ipynb #4c3e0585
+@torch.no_grad()
+def survival(
+    tokenizer: Tokenizer, # Fitted
+    e: torch.Tensor, # (n, d_in) all items
+    shake: float = 1.0, # Of the mean token, in standard deviations of the latent space
+    seed: int = 0, # Of the noise
+) -> float: # 0 to 1
+    "Share of the items whose shaken and decoded token is still nearest to the item itself."
+    z, x = tokenizer.encode(e).mean(1), tokenizer.standard(e)
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).to(z)
+    back = tokenizer.standard(tokenizer.decode(z + shake * z.var(0).mean().sqrt() * noise))
+    return float((nearest(back, x, 1)[:, 0] == torch.arange(len(e), device=e.device)).float().mean())

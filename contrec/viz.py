@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['INK', 'QUIET', 'PAPER', 'COLOURS', 'MARKERS', 'LINES', 'Picture', 'figure_to_html', 'plain', 'plot_histories',
            'plot_split', 'plot_popularity', 'plot_learning_curves', 'project', 'main_category', 'plot_token_space',
-           'plot_spectrum', 'plot_code_usage', 'plot_schedule', 'plot_denoising', 'plot_interpolation',
-           'plot_comparison', 'plot_ablation', 'plot_sweep', 'plot_recommendations']
+           'plot_spectrum', 'plot_code_usage', 'plot_schedule', 'plot_denoising', 'plot_interpolation', 'plot_spaces',
+           'plot_token_sets', 'plot_tokenizers', 'plot_discrete', 'plot_survival', 'plot_walk', 'plot_comparison',
+           'plot_ablation', 'plot_sweep', 'plot_recommendations']
 
 # %% ../nbs/18_viz.ipynb #6dbe3337
 import base64, html, io, unicodedata, warnings
@@ -18,6 +19,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -25,6 +27,7 @@ from PIL import Image
 
 from .core import ConfigError, DataError
 from .data import Split
+from .tokenizer import Tokenizer, as_rows, effective_rank, mean_cosine, nearest, survival
 
 # %% ../nbs/18_viz.ipynb #d51ebd71
 class Picture(Figure):
@@ -245,6 +248,30 @@ def _groups(labels, most=8): # -> [(name, mask, colour, marker)], the rest in gr
     return groups + ([("none" if set(labels[rest]) == {"none"} else "other", rest, QUIET, ".")] if rest.any() else [])
 
 # %% ../nbs/18_viz.ipynb #6b77f763
+def _paint(figure, axes, spaces, labels, values, value_label): # Dots in every panel, one legend or colour bar for all -> what the colours say
+    n = len(spaces[0])
+    for name, given in ("labels", labels), ("values", values):
+        if given is not None and len(given) != n: raise ConfigError(f"{n} points but {len(given)} {name}: give one for each.")
+    if labels is not None and values is not None: raise ConfigError("colour by labels or by values, not by both.")
+    size = float(np.clip(9000 / max(n, 1) / len(spaces)**0.5, 3, 40))
+    for ax in axes: ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(len(axes) > 1)
+    if values is not None:
+        values = np.asarray(values, dtype=float)
+        log = np.nanmin(values) > 0 and np.nanmax(values) > 50 * np.nanmin(values)
+        for ax, points in zip(axes, spaces): dots = ax.scatter(*points.T, c=values, s=size, cmap="cividis", norm="log" if log else None, linewidths=0)
+        bar = figure.colorbar(dots, ax=list(axes), label=plain(value_label) + (" (log scale)" if log else ""), shrink=0.8)
+        bar.ax.tick_params(which="both", colors=INK, labelsize=9)
+        if log: _log(bar.ax.yaxis)
+        return f", coloured by {value_label} from {np.nanmin(values):g} to {np.nanmax(values):g}"
+    if labels is None:
+        for ax, points in zip(axes, spaces): ax.scatter(*points.T, s=size, color=COLOURS[0], linewidths=0)
+        return ""
+    groups = _groups(labels)
+    for ax, points in zip(axes, spaces):
+        for name, mask, colour, marker in reversed(groups): ax.scatter(*points[mask].T, s=size, color=colour, marker=marker, label=plain(f"{name} ({mask.sum():,})", 30), linewidths=0.2, edgecolors=INK if marker != "." else "none")
+    figure.legend(*(x[::-1] for x in axes[0].get_legend_handles_labels()), loc="outside right upper", markerscale=max(1, (30 / size)**0.5))
+    return ", coloured by category: " + ", ".join(f"{name} {mask.sum():,}" for name, mask, *_ in groups)
+
 @_styled
 def plot_token_space(
     points: np.ndarray, # (n, 2), as `project` gives them
@@ -257,25 +284,9 @@ def plot_token_space(
 ) -> Figure:
     "Items in the plane, coloured by category or by a number; raises `ConfigError` for lengths that do not fit."
     points = _points("points", points)
-    for name, given in ("labels", labels), ("values", values), ("titles", titles):
-        if given is not None and len(given) != len(points): raise ConfigError(f"{len(points)} points but {len(given)} {name}: give one for each.")
-    if labels is not None and values is not None: raise ConfigError("colour by labels or by values, not by both.")
+    if titles is not None and len(titles) != len(points): raise ConfigError(f"{len(points)} points but {len(titles)} titles: give one for each.")
     figure, ((ax,),) = _figure(7, 4.6, grid=None)
-    size, about = float(np.clip(9000 / max(len(points), 1), 3, 40)), ""
-    if values is not None:
-        values = np.asarray(values, dtype=float)
-        log = np.nanmin(values) > 0 and np.nanmax(values) > 50 * np.nanmin(values)
-        dots = ax.scatter(*points.T, c=values, s=size, cmap="cividis", norm="log" if log else None, linewidths=0)
-        bar = figure.colorbar(dots, ax=ax, label=plain(value_label) + (" (log scale)" if log else ""), shrink=0.8)
-        bar.ax.tick_params(which="both", colors=INK, labelsize=9)
-        if log: _log(bar.ax.yaxis)
-        about = f", coloured by {value_label} from {np.nanmin(values):g} to {np.nanmax(values):g}"
-    elif labels is not None:
-        groups = _groups(labels)
-        for name, mask, colour, marker in reversed(groups): ax.scatter(*points[mask].T, s=size, color=colour, marker=marker, label=plain(f"{name} ({mask.sum():,})", 30), linewidths=0.2, edgecolors=INK if marker != "." else "none")
-        figure.legend(*(x[::-1] for x in ax.get_legend_handles_labels()), loc="outside right upper", markerscale=max(1, (30 / size)**0.5))
-        about = ", coloured by category: " + ", ".join(f"{name} {mask.sum():,}" for name, mask, *_ in groups)
-    else: ax.scatter(*points.T, s=size, color=COLOURS[0], linewidths=0)
+    about = _paint(figure, [ax], [points], labels, values, value_label)
     highlight = np.asarray(highlight, dtype=int)
     ax.scatter(*points[highlight].T, s=90, facecolors="none", edgecolors=INK, linewidths=1.4)
     if titles is not None:
@@ -284,7 +295,6 @@ def plot_token_space(
             last = max(height[i] + 5, last + 13)
             ax.annotate(plain(titles[i], 32), points[i], xytext=(9, last - height[i]), textcoords="offset points", fontsize=8.5, color=INK, bbox={"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 1})
         if len(highlight): about += ". Ringed: " + ", ".join(str(titles[i]) for i in highlight)
-    ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
     return _finish(figure, title, f"{len(points):,} items as dots in the plane{about}.")
 
 # %% ../nbs/18_viz.ipynb #c0577e32
@@ -416,6 +426,118 @@ def plot_interpolation(
 
 # %% ../nbs/18_viz.ipynb #bedf6d00
 @_styled
+def plot_spaces(
+    spaces: dict[str, np.ndarray], # Name -> (n, 2), the same rows in each
+    labels: Sequence[str] | None = None, # A category per row
+    values: np.ndarray | None = None, # Instead: a number per row
+    value_label: str = "value", # What the numbers are, with their unit
+    columns: int = 3, # Panels beside each other
+    title: str = "",
+) -> Figure:
+    "One panel per space, coloured alike; raises `ConfigError` where the spaces differ in their number of rows."
+    points = [_points(name, x) for name, x in spaces.items()]
+    if len({len(p) for p in points}) != 1: raise ConfigError(f"the spaces must have the same rows, not {', '.join(str(len(p)) for p in points) or 'none'}.")
+    columns = min(columns, len(points)); rows = -(-len(points) // columns)
+    figure, axes = _figure(7.5, 0.5 + 2.5 * rows, rows, columns, grid=None)
+    about = _paint(figure, axes.flat[:len(points)], points, labels, values, value_label)
+    for name, ax in zip(spaces, axes.flat): ax.set_title("\n".join(plain(line, 40) for line in name.split("\n")), fontsize=9.5)
+    for ax in axes.flat[len(points):]: ax.set_axis_off()
+    return _finish(figure, title, f"The same {len(points[0]):,} rows as dots in {len(points)} panels ({'; '.join(' '.join(n.split()) for n in spaces)}){about}.")
+
+def _tokens(tokenizer, e): # -> (n, k, d)
+    with torch.no_grad(): return tokenizer.encode(as_rows(e, tokenizer.mean)).cpu().numpy()
+
+def plot_token_sets(
+    tokenizer: Tokenizer, # Fitted
+    e: np.ndarray, # (n, d_in) vectors of items or users
+    method: str = "umap", # See `project`
+    title: str = "Every encoder's tokens, and their mean",
+    **paint, # `labels`, or `values` and `value_label`, as in `plot_spaces`
+) -> Figure:
+    "A map of the mean token, and one of each of the K sets of tokens."
+    z = _tokens(tokenizer, e)
+    sets = {f"token {k + 1} of {z.shape[1]}": z[:, k] for k in range(z.shape[1])} if z.shape[1] > 1 else {}
+    return plot_spaces({name: project(x, method) for name, x in ({"mean": z.mean(1)} | sets).items()}, title=title, **paint)
+
+def plot_tokenizers(
+    tokenizers: dict[str, Tokenizer], # Name -> fitted
+    e: np.ndarray, # (n, d_in) vectors that all of them read
+    method: str = "umap", # See `project`
+    title: str = "Token spaces side by side",
+    **paint, # As in `plot_token_sets`
+) -> Figure:
+    "A map of the mean tokens of each tokenizer, with effective rank and mean cosine."
+    spaces = {}
+    for name, tokenizer in tokenizers.items():
+        z = torch.from_numpy(_tokens(tokenizer, e).mean(1))
+        spaces[f"{name}\neffective rank {effective_rank(z):.0f}, mean cosine {mean_cosine(z):.2f}"] = project(z.numpy(), method)
+    return plot_spaces(spaces, title=title, **paint)
+
+# %% ../nbs/18_viz.ipynb #2f89c8a8
+@_styled
+def plot_discrete(
+    discrete: Tokenizer, # Fitted, with codes
+    continuous: Tokenizer, # Fitted on the same vectors
+    e: np.ndarray, # (n, d_in)
+    method: str = "umap", # Of the two maps, see `project`
+    title: str = "Codes beside continuous tokens",
+) -> Figure:
+    "Histogram of code usage, and the maps of both tokenizers with the share of items that share their point; raises `ConfigError` for a tokenizer without codes."
+    if not hasattr(discrete, "codes"): raise ConfigError(f"a {type(discrete).__name__} has no codes. Give a quantizer first, then the continuous tokenizer.")
+    codes = discrete.codes(as_rows(e, discrete.mean)).cpu().numpy()
+    figure, axes = _figure(7.5, 2.8, 1, 3, grid=None)
+    ax = axes[0, 0]
+    for n, column in enumerate(codes.T):
+        ax.plot(np.arange(1, discrete.size + 1), np.sort(np.bincount(column, minlength=discrete.size))[::-1], drawstyle="steps-mid", color=COLOURS[n % 8], ls=LINES[n % 8], label=f"codebook {n + 1}")
+    ax.axhline(len(codes) / discrete.size, color=QUIET, lw=1); ax.set(xlabel="code, most used first", ylabel="items"); ax.set_title("use of the codes", fontsize=9.5)
+    if codes.shape[1] > 1: ax.legend()
+    alt = []
+    for ax, name, tokenizer, colour in (axes[0, 1], "discrete", discrete, COLOURS[3]), (axes[0, 2], "continuous", continuous, COLOURS[0]):
+        mean = _tokens(tokenizer, e).mean(1)
+        _, group, size = np.unique(mean.round(5), axis=0, return_inverse=True, return_counts=True)
+        said = f"{name}: {100 * (size[group.ravel()] > 1).mean():.0f}% share their point"
+        ax.scatter(*project(mean, method).T, s=float(np.clip(5000 / len(mean), 3, 30)), color=colour, alpha=0.6, linewidths=0)
+        ax.set(xticks=[], yticks=[]); ax.set_title(said, fontsize=9.5); alt.append(said)
+    return _finish(figure, title, f"Left, items per code, sorted; the thin line is an even spread. Middle and right, {len(codes):,} items in the plane. {'; '.join(alt)}.")
+
+# %% ../nbs/18_viz.ipynb #ed450e3f
+@_styled
+def plot_survival(
+    tokenizers: dict[str, Tokenizer], # Name -> fitted
+    e: np.ndarray, # (n, d_in) vectors that all of them read
+    shakes: Sequence[float] = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3), # Standard deviations of the noise, relative to the latent space
+    title: str = "How much shaking a token survives",
+) -> Figure:
+    "Share of rows that are found again when their mean token is shaken and decoded, see `contrec.tokenizer.survival`."
+    figure, ((ax,),) = _figure(6, 3)
+    alt = []
+    for n, (name, tokenizer) in enumerate(tokenizers.items()):
+        shares = [100 * survival(tokenizer, as_rows(e, tokenizer.mean), s) for s in shakes]
+        ax.plot(shakes, shares, color=COLOURS[n % 8], ls=LINES[n % 8], marker=MARKERS[n % 8], ms=5, label=plain(name, 30)); alt.append(f"{name} from {shares[0]:.0f}% to {shares[-1]:.0f}%")
+    ax.set(xlabel="noise, in standard deviations of the latent space", ylabel="rows found again (%)", ylim=(0, 102)); ax.legend()
+    return _finish(figure, title, "; ".join(alt) + ".")
+
+def plot_walk(
+    tokenizer: Tokenizer, # Fitted
+    e: np.ndarray, # (n, d_in) vectors of all items
+    titles: Sequence[str], # Of all items
+    start: int, # Number of the first item
+    end: int, # Number of the last item
+    steps: int = 41, # Points on the way
+) -> Figure:
+    "The straight line between two mean tokens, decoded: how similar each point is to both ends, and which item is nearest."
+    if len(titles) != len(e): raise ConfigError(f"{len(e)} rows but {len(titles)} titles: give one for each.")
+    e, weights = as_rows(e, tokenizer.mean), torch.linspace(0, 1, steps).to(tokenizer.mean)
+    with torch.no_grad():
+        z = tokenizer.encode(e[[start, end]]).mean(1)
+        there = tokenizer.standard(tokenizer.decode((1 - weights[:, None]) * z[0] + weights[:, None] * z[1]))
+    x = tokenizer.standard(e)
+    similar = torch.nn.functional.cosine_similarity(there[:, None], x[[start, end]][None], dim=-1)
+    found = nearest(there, x, 1, cosine=True)[:, 0].tolist()
+    return plot_interpolation(weights.cpu().numpy(), similar.cpu().numpy(), [titles[i] for i in found], (titles[start], titles[end]))
+
+# %% ../nbs/18_viz.ipynb #1e6e14a0
+@_styled
 def plot_comparison(
     table: pd.DataFrame, # As `compare` makes it: `system`, the metric, `low`, `high`, perhaps `dataset`
     metric: str = "NDCG@10", # What `low` and `high` belong to
@@ -442,7 +564,7 @@ def plot_comparison(
     axes[-1, 0].set_xlabel(plain(f"{metric}, 95% interval over users"))
     return _finish(figure, title, f"{metric} with intervals. " + "; ".join(alt) + ".")
 
-# %% ../nbs/18_viz.ipynb #2f89c8a8
+# %% ../nbs/18_viz.ipynb #d50623ac
 @_styled
 def plot_ablation(
     effects: pd.DataFrame, # Columns `factor`, `value`, `difference`, `difference low`, `difference high`, `noise`
@@ -464,7 +586,7 @@ def plot_ablation(
     ax.set_xlabel(plain(f"change in {metric} (95% interval over seeds)", 80)); figure.legend(loc="outside lower center", ncols=2)
     return _finish(figure, title, "; ".join(f"{r.factor} = {r.value}: {r.difference:+.4f}" for r in effects.itertuples()) + f". The noise over seeds is {noise:.4f}.")
 
-# %% ../nbs/18_viz.ipynb #ed450e3f
+# %% ../nbs/18_viz.ipynb #cd8e69be
 @_styled
 def plot_sweep(
     table: pd.DataFrame, # Columns `x`, `mean`, `low`, `high`, perhaps `group`
@@ -488,7 +610,7 @@ def plot_sweep(
     best = table.loc[table["mean"].idxmax()]
     return _finish(figure, title, f"{label} against {x} from {table[x].min():g} to {table[x].max():g}; highest, {best['mean']:.4g}, at {best[x]:g}.")
 
-# %% ../nbs/18_viz.ipynb #98e78d87
+# %% ../nbs/18_viz.ipynb #b1f5463e
 @_styled
 def plot_recommendations(
     history: Sequence[str], # Titles, oldest first
