@@ -161,19 +161,51 @@ def _restore_optimizer(optimizer, tensors):
 
 def _pick(tensors, prefix): return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
 
-# %% ../nbs/00_core.ipynb #05c02c98
+def _random_states(gather): # `gather` puts the rows of all processes together
+    states = {"rng": torch.get_rng_state()} | ({"rng_cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+    return {name: gather(state[None]) for name, state in states.items()}
+
+def _restore_random(tensors, process):
+    torch.set_rng_state(tensors["rng"][process])
+    if "rng_cuda" in tensors and torch.cuda.is_available(): torch.cuda.set_rng_state(tensors["rng_cuda"][process])
+
+# %% ../nbs/00_core.ipynb #a61aeff8
+def _sum_over_processes(accelerator, parameters, numbers):
+    "Gradients in place, and the numbers, summed over all processes."
+    used = [float(p.grad is not None) for p in parameters]
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    message = torch.cat([*(g.flatten() for g in grads), grads[0].new_tensor([*used, *numbers.values()])])
+    *grads, used, values = accelerator.reduce(message, "sum").split([p.numel() for p in parameters] + [len(used), len(numbers)])
+    for p, g, n in zip(parameters, grads, used.tolist()): p.grad = g.view_as(p) if n else None
+    return dict(zip(numbers, values.tolist()))
+
+@contextlib.contextmanager
+def _holding(parameters, values):
+    "The parameters hold `values` inside the block; nothing happens where `values` is None."
+    kept = None if values is None else [p.detach().clone() for p in parameters]
+    def put(values):
+        with torch.no_grad():
+            for p, v in zip(parameters, values): p.copy_(v)
+    if kept: put(values)
+    try: yield
+    finally:
+        if kept: put(kept)
+
+# %% ../nbs/00_core.ipynb #8ab08e03
 def train(
     module: nn.Module, # What is trained, in place
-    loss: Callable, # Row numbers `(rows,)` int64 -> named tuple of scalar losses whose field `total` is minimised
+    loss: Callable, # Row numbers `(rows,)` int64 -> named tuple of scalar losses, means over the rows, whose field `total` is minimised
     n_rows: int, # How many training rows there are
     *,
     epochs: int, # Passes over the rows
-    batch_size: int = 32, # Rows per step; the last step of an epoch may have fewer
+    batch_size: int = 32, # Rows per step of the optimiser; the last step of an epoch may have fewer
+    accumulate: int = 1, # Parts in which each process works through its rows of a step: more parts, less memory
     lr: float = 1e-3, # Peak learning rate of AdamW
     weight_decay: float = 0.0, # Decoupled weight decay
     clip: float | None = None, # Largest norm of the gradient, none if `None`
     warmup: float = 0.0, # Share of all steps spent warming up
     shape: str = "constant", # Learning-rate shape after the warm-up, see `learning_rate`
+    ema: float | None = None, # Share of itself that the average of the weights keeps at each step, such as 0.999; no average if `None`
     seed: int = 0, # Order of the rows and every random draw inside `loss`
     evaluate: Callable[[], float] | None = None, # Validation score, higher is better, called without gradient in eval mode
     every: int = 1, # Epochs between two calls of `evaluate`
@@ -181,61 +213,85 @@ def train(
     checkpoint: str | Path | None = None, # Where to keep the state after each epoch; if the file exists, training resumes from it
     log: Callable[[dict], None] | None = None, # Called with each epoch's row of the log
     name: str = "training", # How the bar and the errors call it
+    accelerator = None, # An `accelerate.Accelerator` whose processes share each step's rows; one process if `None`
 ) -> list[dict]: # One row per epoch: `epoch`, mean of each loss, `score` where evaluated, `seconds`
     "Train `module` and leave its best weights in it; raises `TrainingError` where a loss is not finite."
+    process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    def gather(x): return x if processes == 1 else accelerator.gather(x.to(accelerator.device)).to(x.device)
+    if process: log = None # the first process speaks for all
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
-    steps_per_epoch = math.ceil(n_rows / batch_size)
-    steps, step, rows_log, best, best_score, stale, start = epochs * steps_per_epoch, 0, [], None, -math.inf, 0, 0
-    with seeded(seed):
+    steps = epochs * math.ceil(n_rows / batch_size)
+    step, rows_log, best, best_score, stale, start = 0, [], None, -math.inf, 0, 0
+    average = None if ema is None else [p.detach().clone() for p in parameters]
+    with seeded(seed + process):
         if checkpoint is not None and Path(checkpoint).exists():
             tensors, meta = load_tensors(checkpoint)
             if meta.get("steps") != steps: raise CheckpointError(f"{checkpoint} is from a training of {meta.get('steps')} steps, not {steps}. Delete it, or use the same settings.")
-            module.load_state_dict(_pick(tensors, "module/")); _restore_optimizer(optimizer, tensors)
+            if len(tensors["rng"]) != processes: raise CheckpointError(f"{checkpoint} is from a training with {len(tensors['rng'])} processes, not {processes}. Delete it, or use as many.")
+            if any(k.startswith("average/") for k in tensors) != (ema is not None): raise CheckpointError(f"{checkpoint} is from a training {'without' if ema is not None else 'with'} an average of the weights. Delete it, or use the same settings.")
+            module.load_state_dict(_pick(tensors, "module/")); _restore_optimizer(optimizer, tensors); _restore_random(tensors, process)
             best = _pick(tensors, "best/") or None
-            torch.set_rng_state(tensors["rng"])
+            if ema is not None: average = [tensors[f"average/{i}"].to(p.device) for i, p in enumerate(parameters)]
             step, rows_log, best_score, stale, start = meta["step"], meta["log"], meta["best_score"] if best else -math.inf, meta["stale"], meta["epoch"]
             if log:
                 for row in rows_log: log(row)
+        elif processes > 1:
+            with torch.no_grad():
+                for value in module.state_dict().values(): value.copy_(gather(value[None])[0]) # everyone starts where the first process does
         bar = progress(range(start, epochs), name, total=epochs)
         bar.update(start)
         for epoch in bar:
             if patience is not None and stale >= patience: break
             module.train(); began = time.perf_counter(); sums, seen = {}, 0
-            for rows in torch.randperm(n_rows).split(batch_size):
+            for rows in gather(torch.randperm(n_rows)[None])[0].split(batch_size):
                 factor = learning_rate(step, steps, int(warmup * steps), shape)
                 for group in optimizer.param_groups: group["lr"] = lr * factor
                 optimizer.zero_grad(set_to_none=True)
-                losses = loss(rows)
-                values = {k: float(torch.as_tensor(v).detach()) for k, v in losses._asdict().items() if v is not None}
+                mine, values = rows.tensor_split(processes)[process], {}
+                for part in (mine if len(mine) else rows[:1]).tensor_split(accumulate): # a process without a row of its own joins in at weight 0
+                    if not len(part): continue
+                    losses, share = loss(part), len(part) / len(rows) if len(mine) else 0.0
+                    (losses.total * share).backward()
+                    for key, value in losses._asdict().items():
+                        if value is not None: values[key] = values.get(key, 0.0) + share * float(torch.as_tensor(value).detach())
+                if processes > 1: values = _sum_over_processes(accelerator, parameters, values)
                 for key, value in values.items():
                     if not math.isfinite(value):
                         kept = f" The last good checkpoint is {checkpoint}." if checkpoint is not None and Path(checkpoint).exists() else ""
                         raise TrainingError(f"{name}: the loss '{key}' is {value} in epoch {epoch + 1}, step {step + 1}. Lower the learning rate (now {lr * factor:.2g}).{kept}")
-                losses.total.backward()
                 if clip is not None: nn.utils.clip_grad_norm_(parameters, clip)
                 optimizer.step(); step += 1; seen += len(rows)
+                if ema is not None:
+                    keep = min(ema, step / (step + 10)) # early on the average follows closely, or it would remember the start
+                    for a, p in zip(average, parameters): a.lerp_(p.detach(), 1 - keep)
                 for key, value in values.items(): sums[key] = sums.get(key, 0.0) + value * len(rows)
             row = {"epoch": epoch + 1, **{k: v / seen for k, v in sums.items()}, "seconds": time.perf_counter() - began}
             if evaluate is not None and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
                 module.eval()
-                with torch.no_grad(): row["score"] = float(evaluate())
-                if row["score"] > best_score:
-                    best_score, stale = row["score"], 0
-                    best = {k: v.detach().clone() for k, v in module.state_dict().items()}
-                else: stale += 1
+                with torch.no_grad(), _holding(parameters, average):
+                    row["score"] = gather(torch.tensor([float(evaluate())], dtype=torch.float64))[0].item()
+                    if row["score"] > best_score:
+                        best_score, stale = row["score"], 0
+                        best = {k: v.detach().clone() for k, v in module.state_dict().items()}
+                    else: stale += 1
                 bar.set_postfix(score=f"{row['score']:.4f}", best=f"{best_score:.4f}", refresh=False)
             rows_log.append(row)
             if log: log(row)
             if checkpoint is not None:
-                state = {f"module/{k}": v for k, v in module.state_dict().items()} | {f"best/{k}": v for k, v in (best or {}).items()}
-                save_tensors(checkpoint, state | _flatten_optimizer(optimizer) | {"rng": torch.get_rng_state()},
-                    {"steps": steps, "step": step, "epoch": epoch + 1, "log": rows_log, "best_score": best_score if best else None, "stale": stale})
+                random_states = _random_states(gather)
+                if process == 0:
+                    state = {f"module/{k}": v for k, v in module.state_dict().items()} | {f"best/{k}": v for k, v in (best or {}).items()} | {f"average/{i}": a for i, a in enumerate(average or [])}
+                    save_tensors(checkpoint, state | _flatten_optimizer(optimizer) | random_states,
+                        {"steps": steps, "step": step, "epoch": epoch + 1, "log": rows_log, "best_score": best_score if best else None, "stale": stale})
     if best is not None: module.load_state_dict(best)
+    elif ema is not None:
+        with torch.no_grad():
+            for p, a in zip(parameters, average): p.copy_(a)
     module.eval()
     return rows_log
 
-# %% ../nbs/00_core.ipynb #0c21056c
+# %% ../nbs/00_core.ipynb #778fbf1b
 def environment() -> dict: # Versions of what matters, and the machine in words
     "Versions of Python and the main libraries, number of threads, and the accelerator if there is one."
     def of(package):
