@@ -7,7 +7,11 @@ BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo record test install export check clean
+# The long experiments, hours on two cores: each goes on where it stopped, and their notebooks only read the records.
+STUDIES := dispersive/dispersive dispersive/dispersive-lastfm dispersive/dispersive-strong masking/masking masking/masking-tuned masking/masking-tokenizer \
+	tokenizers/tokenizers tokenizers-model/tokenizers-model tokens/tokens sampling/sampling sampling/sampling-mean sampling/sampling-published
+
+.PHONY: demo record studies test install export check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -18,6 +22,9 @@ record: demo
 	contrec run --dataset ml-100k --seed 2 --out runs/demo-seed2 --resume
 	CONTREC_PROGRESS=0 CONTREC_RECORD=$(abspath runs/demo) jupyter execute --inplace nbs/experiments/demo.ipynb nbs/index.ipynb
 	$(MAKE) export
+
+studies: $(STAMP)
+	for s in $(STUDIES); do OMP_NUM_THREADS=1 contrec ablate nbs/experiments/grids/$${s#*/}.json --out nbs/experiments/records/$${s%/*} --workers 2 || exit 1; done
 
 test: $(STAMP) check
 	CONTREC_PROGRESS=0 OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --pause 0.1

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy import stats
 
-from contrec.ablation import ablate, effects, grid, read_ablation, run_once, summary
+from contrec import ablation
+from contrec.ablation import Study, ablate, effects, grid, nested, read_ablation, read_study, run_once, run_study, summary
 from contrec.core import CheckpointError, ConfigError, ContrecError, TrainingError
 
 DEFAULT = {"a": 1, "b": "x", "c": None}
@@ -140,3 +141,54 @@ def test_other_bad_input(tmp_path):
     with pytest.raises(ConfigError, match="no records"): summary(records[:0])
     (tmp_path/"file").write_text("")
     with pytest.raises(ContrecError): ablate(Counted(), DEFAULT, {"a": [2]}, [0], tmp_path/"file")
+
+
+# --- studies
+
+def noisy(config, seed): return {"NDCG@10": config["a"] + np.random.default_rng(seed).normal()} # Workers find it by name
+
+def test_workers_give_the_same_records_as_one(tmp_path):
+    one = ablate(noisy, {"a": 0}, {"a": [1, 2]}, [0, 1], tmp_path/"one")
+    two = ablate(noisy, {"a": 0}, {"a": [1, 2]}, [0, 1], tmp_path/"two", workers=2)
+    pd.testing.assert_frame_equal(one[["a", "seed", "NDCG@10"]], two[["a", "seed", "NDCG@10"]])
+    assert sorted(p.name for p in (tmp_path/"one").iterdir()) == sorted(p.name for p in (tmp_path/"two").iterdir())
+
+def test_no_worker_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="0 workers"): ablate(noisy, {"a": 0}, {}, [0], tmp_path, workers=0)
+
+def test_dots_go_into_parts():
+    assert nested({"epochs": 3, "diffusion.tau": 0.1, "diffusion.layer": 2}) == {"epochs": 3, "diffusion": {"tau": 0.1, "layer": 2}}
+
+@pytest.mark.parametrize("change,message", [({"run": "models"}, "unknown run 'models'"), ({"seed": [0]}, "unknown field 'seed'"), ({"seeds": None}, "the field 'seeds' is missing")])
+def test_a_bad_grid_file_is_told(tmp_path, change, message):
+    grid = {"run": "model", "datasets": ["ml-100k"], "fixed": {}, "default": {"epochs": 1}, "factors": {}, "seeds": [0]} | change
+    (tmp_path/"grid.json").write_text(json.dumps({k: v for k, v in grid.items() if v is not None}))
+    with pytest.raises(ConfigError, match=message): read_study(tmp_path/"grid.json")
+
+@pytest.fixture
+def small_world(monkeypatch, small_split):
+    for cached in ablation._vectors, ablation._trained: cached.cache_clear()
+    monkeypatch.setattr(ablation, "load_split", lambda name: small_split)
+    yield
+    for cached in ablation._vectors, ablation._trained: cached.cache_clear()
+
+def test_the_three_studies_run_and_are_kept(tmp_path, small_world, small_split):
+    small = {"preset": "contrec", "epochs": 1, "tokenizer_epochs": 3, "embedding_settings.width": 8, "max_items": 8}
+    kinds = Study("tokenizer", ["small"], {"input": 8, "steps": 4}, {"tokenizer": {"kind": "SigmaVAE", "width": 4}}, {"tokenizer": [{"kind": "VectorQuantizer", "width": 4, "size": 4}]}, [0])
+    models = Study("model", ["small"], small, {"diffusion.dispersive_weight": 0.05}, {"diffusion.dispersive_weight": [0]}, [0])
+    train = {f"train.{k}": v for k, v in small.items() if k != "preset"}
+    readouts = Study("readout", ["small"], {"preset": "contrec", **train, "temperature": 1.0, "users_at_once": 64}, {"steps": 1, "samples": 1}, {"samples": [2]}, [0])
+    for name, study, metric in (("t", kinds, "mse"), ("m", models, "NDCG@10"), ("r", readouts, "users_per_second")):
+        first = run_study(study, tmp_path/name)
+        assert len(first) == 2 and first[metric].notna().all() and first["failed"].isna().all() and set(first["dataset"]) == {"small"}
+        before = {p: p.stat().st_mtime_ns for p in (tmp_path/name).iterdir()}
+        again = run_study(study, tmp_path/name)
+        assert before == {p: p.stat().st_mtime_ns for p in (tmp_path/name).iterdir()} and again[metric].tolist() == first[metric].tolist()
+        assert all(r["context"]["split_sha256"] == small_split.sha256 for r in map(json.loads, (p.read_text() for p in before)))
+        assert len(effects(first, study.default, metric)) == 1
+
+def test_what_is_inside_a_model_has_its_limits(small_world, small_split):
+    from contrec.model import ContRec, preset
+    model = ContRec(preset(epochs=1, tokenizer_epochs=3, embedding_settings={"width": 8}, max_items=8)).fit(small_split)
+    found = ablation.inside(model, samples=4, steps=2)
+    assert 0 < found["sample diversity"] < 1.4 and 1 <= found["hidden rank"] <= 256 and found["hidden norm"] > 0 and 1 <= found["preference rank"] <= 64

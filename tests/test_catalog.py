@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from contrec import catalog
-from contrec.catalog import DATASETS, Source, Unreachable, cache_dir, fetch, fetch_wheel, load, load_split
+from contrec.catalog import DATASETS, Source, Unreachable, cache_dir, fetch, fetch_wheel, load, load_split, load_users
 from contrec.core import DataError
 from contrec.data import leave_one_out, tied_share
 
@@ -405,3 +405,23 @@ def test_cache_dir(monkeypatch, tmp_path):
     assert cache_dir(tmp_path/"mine") == tmp_path/"mine" and cache_dir() == tmp_path/"cache"
     monkeypatch.delenv("CONTREC_CACHE")
     assert cache_dir().name == "contrec"
+
+# ---- users
+
+@original
+def test_users_of_movielens_are_the_users_of_the_split():
+    people, split = load_users("ml-100k", cache=SHARED), split_of("ml-100k")
+    assert set(split.user_ids) == set(people["user"]) and people["age"].between(7, 73).all() and set(people["gender"]) == {"F", "M"}
+    assert people.set_index("user").loc["1"].tolist() == [24, "M", "technician"]
+
+def test_both_forms_of_the_user_table_read_alike():
+    archive, wheel = {"u.user": b"1|24|M|technician|85711\n2|53|F|other|94043\n"}, {"ml-100k.user": b"user_id:token\tage:token\tgender:token\toccupation:token\tzip\n1\t24\tM\ttechnician\t85711\n2\t53\tF\tother\t94043"}
+    pd.testing.assert_frame_equal(catalog._read_people(archive), catalog._read_people(wheel))
+
+def test_users_that_are_not_told_or_not_to_be_had(tmp_path):
+    refused(["lastfm tells nothing", "ml-100k"], load_users, "lastfm")
+    refused("Did you mean 'ml-100k'", load_users, "ml-100")
+    refused("no source can be reached", load_users, "ml-100k")
+    folder = tmp_path/"cache"/"ml-100k"; folder.mkdir(parents=True, exist_ok=True)
+    (folder/"u.user").write_bytes(b"1|24|M|technician|85711\n")
+    refused(["u.user", "truncated or altered"], load_users, "ml-100k")

@@ -11,12 +11,15 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
 from contrec import viz
-from contrec.core import ConfigError, DataError
+from contrec.core import ConfigError, DataError, seeded
+from contrec.quantizer import ResidualQuantizer
+from contrec.tokenizer import SigmaVAE
 
 RUDE = ["$9.99 and $\\frac{1", "_hidden", "two\nlines\t\x00end", "日本語 \U0001F600", "<b>&\"'", "\\alpha", "$", "100% {x} ^_~", "", "x" * 300, "עברית", "e\u0301te\u0301"]
 rng = np.random.default_rng(0)
@@ -26,6 +29,8 @@ TABLE = pd.DataFrame({"dataset": ["a$b$"] * 3 + ["_c"], "system": ["contrec", "$
 EFFECTS = pd.DataFrame({"factor": ["mask", "_x", "$y$"], "value": [0.1, "$on$", None], "difference": [-.02, .001, .03], "difference low": [-.03, -.01, .02], "difference high": [-.01, .012, .04], "noise": [.004] * 3})
 LOG = [{"stage": "a$b$", "epoch": e, "total": 100 / e**3, "_part": -1.0 * e, "seconds": 1.0} for e in range(1, 6)] + [{"stage": "c", "epoch": e, "total": 1 / e, "score": 0.1 * e if e % 2 else None, "seconds": 1.0} for e in range(1, 6)]
 SPLIT = SimpleNamespace(train=SimpleNamespace(lengths=np.arange(3, 43)), user_ids=np.array([RUDE[i % len(RUDE)] for i in range(40)], dtype=object), n_users=40)
+ROWS = rng.normal(size=(N, 6)).astype(np.float32)
+with seeded(0): CONTINUOUS, DISCRETE = SigmaVAE(6, 4, 3, 8), ResidualQuantizer(6, 4, 2, 8)
 
 FIGURES = {
     "histories": lambda **o: viz.plot_histories(rng.integers(3, 500, 100), **o),
@@ -42,6 +47,12 @@ FIGURES = {
     "comparison": lambda **o: viz.plot_comparison(TABLE, **o),
     "ablation": lambda **o: viz.plot_ablation(EFFECTS, **o),
     "sweep": lambda **o: viz.plot_sweep(pd.DataFrame({"$x$": [1, 2, 4], "mean": [.1, .2, .15], "low": [0, .1, .1], "high": [.2, .3, .2], "group": ["_a", "$b$", "_a"]}), "$x$", "$m$", **o),
+    "spaces": lambda **o: viz.plot_spaces({"$a$": POINTS, "_b\nsecond line": POINTS[::-1]}, values=np.arange(N) + 1, value_label="$n$", **o),
+    "token sets": lambda **o: viz.plot_token_sets(CONTINUOUS, ROWS, "pca", labels=NAMES, **o),
+    "tokenizers": lambda **o: viz.plot_tokenizers({"$a$": CONTINUOUS, "_b": DISCRETE}, ROWS, "pca", **o),
+    "discrete": lambda **o: viz.plot_discrete(DISCRETE, CONTINUOUS, ROWS, "pca", **o),
+    "survival": lambda **o: viz.plot_survival({"$a$": CONTINUOUS, "_b": DISCRETE}, ROWS, (0, 1), **o),
+    "walk": lambda **o: viz.plot_walk(CONTINUOUS, ROWS, NAMES, 0, 5, **o),
     "recommendations": lambda **o: viz.plot_recommendations(RUDE, RUDE, np.arange(len(RUDE))[::-1], 2, user=o.get("title", "")),
 }
 
@@ -175,6 +186,9 @@ BAD = {
     "table": (lambda: viz.plot_comparison(TABLE.drop(columns="high")), ConfigError, "'high'"), "empty": (lambda: viz.plot_comparison(TABLE[:0]), ConfigError, "no rows"),
     "effects": (lambda: viz.plot_ablation(EFFECTS.drop(columns="noise")), ConfigError, "'noise'"), "sweep": (lambda: viz.plot_sweep(TABLE), ConfigError, "'value'"),
     "scores": (lambda: viz.plot_recommendations([], ["a"], []), ConfigError, "1 titles but 0"), "hit": (lambda: viz.plot_recommendations([], ["a"], [1], 2), ConfigError, "count from 1"),
+    "rows": (lambda: viz.plot_spaces({"a": POINTS, "b": POINTS[:5]}), ConfigError, "the same rows, not 60, 5"), "no spaces": (lambda: viz.plot_spaces({}), ConfigError, "not none"),
+    "no codes here": (lambda: viz.plot_discrete(CONTINUOUS, CONTINUOUS, ROWS), ConfigError, "SigmaVAE has no codes"), "walk": (lambda: viz.plot_walk(CONTINUOUS, ROWS, ["a"], 0, 1), ConfigError, "60 rows but 1 titles"),
+    "width": (lambda: viz.plot_token_sets(CONTINUOUS, ROWS[:, :3]), DataError, "rows of 6 numbers"),
     "users": (lambda: viz.plot_histories([]), ConfigError, "no history"), "counts": (lambda: viz.plot_popularity(np.zeros(3)), ConfigError, "no interaction"),
 }
 
@@ -187,3 +201,15 @@ def test_extremes_are_drawn():
     viz.plot_histories([5]).png(); viz.plot_popularity([3]).png(); viz.plot_recommendations([], ["only"], [0.0]).png()
     viz.plot_token_space(POINTS[:1], ["a"]).png(); viz.plot_learning_curves([{"epoch": 1, "total": 2.0}]).png(); viz.plot_comparison(TABLE[:1], ours="nobody").png()
     viz.plot_ablation(EFFECTS.assign(**{"difference low": np.nan, "difference high": np.nan, "noise": np.nan})).png()
+
+def test_discrete_picture_counts_the_items_that_share_a_point():
+    e = np.repeat(ROWS[:10], 2, axis=0) # Every row twice: all share their point, whatever the tokenizer
+    alt = viz.plot_discrete(DISCRETE, CONTINUOUS, e, "pca").alt
+    assert "discrete: 100% share" in alt and "continuous: 100% share" in alt
+    assert "continuous: 0% share" in viz.plot_discrete(DISCRETE, CONTINUOUS, ROWS, "pca").alt
+
+def test_walk_starts_and_ends_at_its_ends():
+    identity = SigmaVAE(4, 4, 1)
+    identity.tokenize, identity.decoder = lambda x: x[:, None], torch.nn.Identity()
+    alt = viz.plot_walk(identity, np.eye(4, dtype=np.float32), list("abcd"), 1, 3).alt
+    assert "from b to d the nearest items are, in turn: b, d." in alt
