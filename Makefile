@@ -25,6 +25,7 @@ record: demo
 
 studies: $(STAMP)
 	for s in $(STUDIES); do OMP_NUM_THREADS=1 contrec ablate nbs/experiments/grids/$${s#*/}.json --out nbs/experiments/records/$${s%/*} --workers 2 || exit 1; done
+	for s in speed speed-mean speed-published; do contrec ablate nbs/experiments/grids/$$s.json --out nbs/experiments/records/sampling --metric users_per_second || exit 1; done
 
 test: $(STAMP) check
 	CONTREC_PROGRESS=0 OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --pause 0.1

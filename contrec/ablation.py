@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUNS', 'grid', 'run_once', 'ablate', 'read_ablation', 'nested', 'tokenizer_run', 'inside', 'model_run', 'readout_run',
-           'Study', 'read_study', 'Fixed', 'run_study', 'summary', 'effects']
+           'speed_run', 'Study', 'read_study', 'Fixed', 'run_study', 'summary', 'effects']
 
 # %% ../nbs/17_ablation.ipynb #b2f6fa26
 import itertools, json, math
@@ -90,17 +90,20 @@ def ablate(
     context: Mapping | None = None, # What else the figures depend on
     workers: int = 1, # Processes side by side; with more than one, `run` must be a function of a module
 ) -> pd.DataFrame: # One row per configuration and seed: settings, metrics, `failed`, `seconds`
-    "Run what is missing of a grid and return all of its records, seed by seed; raises `ConfigError` for seeds or workers that make no sense."
+    "Run what is missing of a grid and return all of its records, in the order of the grid; raises `ConfigError` for seeds or workers that make no sense."
     if not len(seeds) or len(set(seeds)) < len(seeds): raise ConfigError(f"seeds must be different numbers, at least one, not {list(seeds)}.")
-    jobs = [(run, config, int(seed), folder, context) for seed in seeds for config in grid(default, factors, mode)] # A grid that is stopped has whole seeds
-    if workers == 1: return pd.DataFrame([_row(run_once(*job)) for job in progress(jobs, "ablation")])
     if workers < 1: raise ConfigError(f"{workers} workers can do nothing. Give 1 or more.")
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (max(1, torch.get_num_threads() // workers),)) as pool:
-        running = [pool.submit(run_once, *job) for job in jobs]
-        try: return pd.DataFrame([_row(done.result()) for done in progress(running, "ablation")])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    configs = grid(default, factors, mode)
+    jobs = [(run, config, int(seed), folder, context) for seed in seeds for config in configs] # A grid that is stopped has whole seeds
+    if workers == 1: records = [run_once(*job) for job in progress(jobs, "ablation")]
+    else:
+        with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (max(1, torch.get_num_threads() // workers),)) as pool:
+            running = [pool.submit(run_once, *job) for job in jobs]
+            try: records = [done.result() for done in progress(running, "ablation")]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return pd.DataFrame([_row(record) for n in range(len(configs)) for record in records[n::len(configs)]])
 
 def read_ablation(
     folder: str | Path, # As given to `ablate`
@@ -117,9 +120,10 @@ def nested(
     "Settings with dots as dictionaries in dictionaries."
     out = {}
     for name, value in settings.items():
-        part, _, key = name.partition(".")
-        if key: out.setdefault(part, {})[key] = value
-        else: out[part] = value
+        *parts, last = name.split(".")
+        at = out
+        for part in parts: at = at.setdefault(part, {})
+        at[last] = value
     return out
 
 @lru_cache(maxsize=4)
@@ -178,19 +182,36 @@ def model_run(
 def _trained(dataset, name, settings, seed): # `settings` as JSON, because a cache needs a hashable key
     return ContRec(preset(name, **json.loads(settings), seed=seed)).fit(load_split(dataset))
 
-def readout_run(
-    config: Mapping, # `dataset`, `preset`, `train` (other settings of the training), `users_at_once`; all else are settings of `contrec.model.READOUT`
-    seed: int, # Of training and sampling
-) -> dict[str, float]: # Metrics on test, coverage, users per second
-    "Rank all items for all users with a model that is trained once, and take the time."
+def _read_out(config, seed): # -> a trained model that reads out as `config` says, and the two settings that are none of a model
     config = nested(config)
-    split, users_at_once = load_split(config.pop("dataset")), config.pop("users_at_once")
-    model = _trained(split.name, config.pop("preset"), json.dumps(config.pop("train", {}), sort_keys=True), seed).with_readout(**config)
-    found = evaluate(model, split, batch_size=users_at_once)
-    return {**{k: found.metrics[k] for k in ("NDCG@10", "HR@10")}, "coverage@10": coverage(found.ids[:, :10], split.n_items), "users_per_second": found.users_per_second}
+    split, at_once, users = load_split(config.pop("dataset")), config.pop("users_at_once", 512), config.pop("users", None)
+    return _trained(split.name, config.pop("preset"), json.dumps(config.pop("train", {}), sort_keys=True), seed).with_readout(**config), at_once, users
+
+def readout_run(
+    config: Mapping, # `dataset`, `preset`, `train` (other settings of the training); all else are settings of `contrec.model.READOUT`
+    seed: int, # Of training and sampling
+) -> dict[str, float]: # Metrics on test, and coverage
+    "Rank all items for all users with a model that is trained once."
+    model, at_once, _ = _read_out(config, seed)
+    found = evaluate(model, model.split, batch_size=at_once)
+    return {**{k: found.metrics[k] for k in ("NDCG@10", "HR@10")}, "coverage@10": coverage(found.ids[:, :10], model.split.n_items)}
+
+def speed_run(
+    config: Mapping, # As for `readout_run`, with `users` (how many) and `users_at_once`
+    seed: int, # Of training and sampling
+) -> dict[str, float]: # Users per second
+    "Time the whole way from histories to lists: prompts, backbone, diffusion, scores, exclusion, sorting; the best of three."
+    model, at_once, users = _read_out(config, seed)
+    histories = model.split.histories("test").take(np.arange(users))
+    model.rank(histories.take(np.arange(min(users, at_once))), 20, batch_size=at_once) # Warm
+    seconds = []
+    for _ in range(3):
+        with measured() as cost: model.rank(histories, 20, batch_size=at_once)
+        seconds.append(cost.seconds)
+    return {"users_per_second": users / min(seconds)}
 
 # %% ../nbs/17_ablation.ipynb #7c950def
-RUNS = {"tokenizer": tokenizer_run, "model": model_run, "readout": readout_run}
+RUNS = {"tokenizer": tokenizer_run, "model": model_run, "readout": readout_run, "speed": speed_run}
 
 class Study(NamedTuple):
     "A grid file."
