@@ -9,9 +9,9 @@ export PATH := $(BIN):$(PATH)
 
 # The long experiments, hours on two cores: each goes on where it stopped, and their notebooks only read the records.
 STUDIES := dispersive/dispersive dispersive/dispersive-lastfm dispersive/dispersive-strong masking/masking masking/masking-tuned masking/masking-tokenizer \
-	tokenizers/tokenizers tokenizers-model/tokenizers-model tokens/tokens sampling/sampling sampling/sampling-mean sampling/sampling-published
+	tokenizers/tokenizers tokenizers-model/tokenizers-model tokens/tokens denoiser/denoiser sampling/sampling sampling/sampling-mean sampling/sampling-published
 
-.PHONY: demo record studies test install export check clean
+.PHONY: demo record studies docs test install export check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -31,12 +31,15 @@ test: $(STAMP) check
 	CONTREC_PROGRESS=0 OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --pause 0.1
 	OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile -m 'not benchmark' --ignore tests/test_sync.py
 
+docs: $(STAMP)
+	python -m sphinx -q -W --keep-going -c nbs . _docs
+
 install: $(STAMP)
 
 $(STAMP): settings.ini setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "contrec needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@
 
 check: $(STAMP)
