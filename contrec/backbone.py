@@ -7,7 +7,7 @@ __all__ = ['SMOLLM2', 'DTYPES', 'LORA_NAMES', 'splice', 'Dropout', 'tiny_llama',
            'AnswerTree', 'answer_trees']
 
 # %% ../nbs/08_backbone.ipynb #89f0afb8
-import os, re, tempfile
+import functools, os, re, tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -155,6 +155,9 @@ class Backbone(nn.Module):
         self.hidden = self.llm.config.hidden_size
         self.adapter = nn.Linear(width, self.hidden)
         self.input_dropout, self.condition_dropout = Dropout(dropout), Dropout(dropout)
+        self.precision = torch.float32 # Of its arithmetic; bfloat16 by autocast
+        if kind != "tiny":
+            self.register_buffer("condition_shift", torch.zeros(self.hidden)); self.register_buffer("condition_scale", torch.ones(self.hidden))
         self._start_adapter()
         self.register_state_dict_post_hook(_forget_frozen)
         self.register_load_state_dict_pre_hook(_recall_frozen)
@@ -187,6 +190,24 @@ def _recall_frozen(module, state, prefix, *_):
 
 # %% ../nbs/08_backbone.ipynb #1154bd4e
 @patch
+def checkpoint_gradients(self: Backbone,
+    on: bool = True, # Whether blocks are worked out again in the backward pass
+) -> None:
+    "Trade time for memory; raises `ConfigError` where the model has no such mode."
+    def mode(name): return getattr(self.llm, f"activation_{name}", None) or getattr(self.llm, f"gradient_{name}") # its new name in transformers, or the old one
+    try: mode("checkpointing_enable")({"use_reentrant": False}) if on else mode("checkpointing_disable")()
+    except ValueError as error: raise ConfigError(f"backbone '{self.config['name']}' cannot checkpoint gradients: {str(error).splitlines()[0]} Switch it off.") from error
+
+def _in_precision(method):
+    "Run a method under the backbone's `precision`."
+    @functools.wraps(method)
+    def run(self, batch, *args, **kwargs):
+        if self.precision == torch.float32: return method(self, batch, *args, **kwargs)
+        with torch.autocast(batch.input_ids.device.type, self.precision): return method(self, batch, *args, **kwargs)
+    return run
+
+# %% ../nbs/08_backbone.ipynb #6c6304ba
+@patch
 def embed(self: Backbone,
     batch: PromptBatch, # b prompts of L places
     tokens: torch.Tensor, # (n_items, K, d) every item's continuous tokens
@@ -208,7 +229,7 @@ def embed(self: Backbone,
         x = splice(x, batch.user_slots, self.adapter(F.embedding(batch.user_slots.clamp(min=0), user_tokens.reshape(-1, user_tokens.shape[-1]))).to(x.dtype))
     return self.input_dropout(x)
 
-# %% ../nbs/08_backbone.ipynb #6c6304ba
+# %% ../nbs/08_backbone.ipynb #f546f5de
 @patch
 def read(self: Backbone, batch: PromptBatch, tokens: torch.Tensor, user_tokens: torch.Tensor | None = None) -> torch.Tensor: # (b, L, h)
     "Hidden states of every place. Under right padding a causal model never looks at the padding, so no mask is built."
@@ -217,6 +238,7 @@ def read(self: Backbone, batch: PromptBatch, tokens: torch.Tensor, user_tokens: 
     return self.llm.base_model(inputs_embeds=x, use_cache=False, **places).last_hidden_state
 
 @patch
+@_in_precision
 def forward(self: Backbone,
     batch: PromptBatch, # From `Prompts.batch`
     tokens: torch.Tensor, # (n_items, K, d) every item's continuous tokens
@@ -225,7 +247,7 @@ def forward(self: Backbone,
     "Conditions after every item, and the loss of the answer's text."
     hidden = self.read(batch, tokens, user_tokens)
     at = batch.condition_positions
-    condition = hidden.gather(1, at.clamp(min=0)[..., None].expand(-1, -1, self.hidden)).float() * (at >= 0)[..., None]
+    condition = self._standard(hidden.gather(1, at.clamp(min=0)[..., None].expand(-1, -1, self.hidden)).float()) * (at >= 0)[..., None]
     return BackboneOutput(self.condition_dropout(condition), self._lm_loss(hidden, batch.labels))
 
 @patch
@@ -235,7 +257,26 @@ def _lm_loss(self: Backbone, hidden, labels):
     if not said.any(): return None
     return F.cross_entropy(self.llm.get_output_embeddings()(hidden[:, :-1][said]).float(), labels[:, 1:][said])
 
-# %% ../nbs/08_backbone.ipynb #fc32aaef
+@patch
+def _standard(self: Backbone, condition): return condition if self.config["name"].partition(":")[0] == "tiny" else (condition - self.condition_shift) * self.condition_scale
+
+@patch
+@torch.no_grad()
+def standardise(self: Backbone,
+    batch: PromptBatch, # Some hundred conditions or more
+    tokens: torch.Tensor, # (n_items, K, d)
+    user_tokens: torch.Tensor | None = None, # (b, K_user, d)
+) -> None:
+    "From now on each coordinate of a condition has the mean 0 and the deviation 1 that it had in this batch; `tiny` trains its own last norm and is left as it is."
+    if self.config["name"].partition(":")[0] == "tiny": return
+    training = self.training
+    self.eval(); self.condition_shift.zero_(); self.condition_scale.fill_(1)
+    found = self(batch, tokens, user_tokens).condition[batch.condition_positions >= 0]
+    deviation = found.std(0)
+    self.condition_shift.copy_(found.mean(0)); self.condition_scale.copy_(1 / deviation.clamp(min=0.1 * deviation.median()))
+    self.train(training)
+
+# %% ../nbs/08_backbone.ipynb #d879719f
 class Generated(NamedTuple):
     "What the backbone said."
     ids: Ragged # Token ids of each answer, without the end of sequence
@@ -244,6 +285,7 @@ class Generated(NamedTuple):
     ended: torch.Tensor # (b,) bool, whether the answer came to its end by itself
 
 @patch
+@_in_precision
 @torch.no_grad()
 def generate(self: Backbone,
     batch: PromptBatch, # Without answers and padded on the left
@@ -270,9 +312,9 @@ def generate(self: Backbone,
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
     self.train(training)
     rows = [[i for i in row if i >= 0] for row in (torch.stack(said, 1).tolist() if said else [[]] * len(mask))]
-    return Generated(Ragged.from_lists(rows), [self.text.decode(r).strip() for r in rows], condition.float(), ended)
+    return Generated(Ragged.from_lists(rows), [self.text.decode(r).strip() for r in rows], self._standard(condition.float()), ended)
 
-# %% ../nbs/08_backbone.ipynb #d879719f
+# %% ../nbs/08_backbone.ipynb #3adad7da
 class AnswerTree(NamedTuple):
     "Answers that share their beginnings: `m` beginnings (nodes), `t` tokens to be predicted."
     words: np.ndarray # (m,) last token of each beginning
@@ -304,8 +346,9 @@ def answer_trees(
             predictions.append((1 + nodes[answer[:i]] if i else 0, token, owner))
     return [*trees, grown()] if predictions else trees
 
-# %% ../nbs/08_backbone.ipynb #3adad7da
+# %% ../nbs/08_backbone.ipynb #b3c5947d
 @patch
+@_in_precision
 @torch.no_grad()
 def likelihood(self: Backbone,
     batch: PromptBatch, # Without answers and padded on the left
@@ -342,7 +385,7 @@ def likelihood(self: Backbone,
     self.train(training)
     return out
 
-# %% ../nbs/08_backbone.ipynb #ab15c1b7
+# %% ../nbs/08_backbone.ipynb #c62e968f
 @patch
 def save(self: Backbone, folder: str | Path) -> None:
     "Write `config.json`, `model.safetensors` (of a pre-trained model only what was trained) and the vocabulary."

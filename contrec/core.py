@@ -166,8 +166,8 @@ def _random_states(gather): # `gather` puts the rows of all processes together
     return {name: gather(state[None]) for name, state in states.items()}
 
 def _restore_random(tensors, process):
-    torch.set_rng_state(tensors["rng"][process])
-    if "rng_cuda" in tensors and torch.cuda.is_available(): torch.cuda.set_rng_state(tensors["rng_cuda"][process])
+    torch.set_rng_state(tensors["rng"][process].clone()) # torch misreads a state that does not begin where its memory does
+    if "rng_cuda" in tensors and torch.cuda.is_available(): torch.cuda.set_rng_state(tensors["rng_cuda"][process].clone())
 
 # %% ../nbs/00_core.ipynb #a61aeff8
 def _sum_over_processes(accelerator, parameters, numbers):

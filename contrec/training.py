@@ -35,19 +35,22 @@ class Stages:
         folder: str | Path | None = None, # The run's folder; nothing is written where it is `None`
         tell: Callable[[str], None] | None = None, # Called with one line when a stage begins or ends
         log: Callable[[dict], None] | None = None, # Called with every row of the log, for live plots
+        accelerator = None, # An `accelerate.Accelerator` of several processes: the first one writes, tells and logs, the others follow
     ):
         self.folder = None if folder is None else Path(folder)
-        self.tell, self.listener, self.seconds, self.rows = tell or (lambda line: None), log, {}, []
+        self.first = accelerator is None or accelerator.is_main_process
+        self.wait = (lambda: None) if accelerator is None else accelerator.wait_for_everyone
+        self.tell, self.listener, self.seconds, self.rows = tell if tell and self.first else (lambda line: None), log if self.first else None, {}, []
         if self.folder: self.rows = read_log_rows(self.folder/"log.jsonl")
 
     def _write_rows(self):
-        if self.folder:
+        if self.folder and self.first:
             with atomic_path(self.folder/"log.jsonl") as p: p.write_text("".join(json.dumps(r) + "\n" for r in self.rows), encoding="utf-8")
 
     def _append(self, row):
         self.rows.append(row)
         if self.listener: self.listener(row)
-        if not self.folder: return
+        if not (self.folder and self.first): return
         try:
             with open(self.folder/"log.jsonl", "a", encoding="utf-8") as f: f.write(json.dumps(row) + "\n")
         except OSError as error: raise ContrecError(f"cannot write {self.folder/'log.jsonl'}: {error.strerror}. Free some space and go on with --resume.") from error
@@ -57,24 +60,28 @@ class Stages:
         make: Callable[[Path | None, Callable[[dict], None]], Any], # `(checkpoint, log) -> result`
         save: Callable[[Any, Path], None], # Writes the result under the path it is given
         load: Callable[[Path], Any], # Reads it back
+        shared: bool = False, # Whether several processes make it together, from one checkpoint; else each makes it for itself, and only the first keeps a checkpoint
     ) -> Any: # The result, made or loaded
         "Make the stage's result, or load it where it was made before."
         base = self.folder/"stages"/name if self.folder else None
         marker, checkpoint = (base.with_suffix(".json"), base.with_suffix(".checkpoint.safetensors")) if base else (None, None)
-        if marker and marker.exists():
+        done = marker is not None and marker.exists()
+        self.wait() # until all have looked: from here on the first process may write
+        if done:
             result, self.seconds[name] = load(base), read_json(marker)["seconds"]
             self.tell(f"{name}: taken from {self.folder}")
             return result
         self.rows = [r for r in self.rows if r["stage"] != name]
-        if self.folder: self._write_rows()
+        self._write_rows()
         self.tell(f"{name} ...")
         resumed = checkpoint is not None and checkpoint.exists()
         began, told = time.perf_counter(), []
         def log(row): told.append((row.get("seconds", 0), time.perf_counter() - began)); self._append({"stage": name, **row})
-        result = make(checkpoint, log)
+        result = make(checkpoint if self.first or shared else None, log)
         before = sum(s for s, at in told if resumed and s > at) # epochs replayed from the checkpoint took their time in an earlier process
         self.seconds[name] = round(before + time.perf_counter() - began, 3)
-        if base:
+        if base and self.first:
             save(result, base); write_json(marker, {"seconds": self.seconds[name]}); checkpoint.unlink(missing_ok=True)
+        self.wait()
         self.tell(f"{name}: {self.seconds[name]:.1f} s")
         return result

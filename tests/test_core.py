@@ -193,6 +193,67 @@ def test_trap_11_the_rate_follows_the_true_number_of_steps():
         learning_rate(0, 1, shape="zigzag")
 
 
+def test_parts_make_the_same_steps(tmp_path):
+    """Without dropout, gradients of parts add up to that of the whole, also where the last step has fewer rows than parts."""
+    def run(**how):
+        net = nn.Sequential(*(m for m in model() if not isinstance(m, nn.Dropout)))
+        rows = train(net, loss_of(net), 61, epochs=3, batch_size=10, lr=0.01, shape="cosine", **how)
+        return rows, torch.cat([p.flatten() for p in net.parameters()])
+    (told, whole), (retold, parts) = run(), run(accumulate=4)
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
+    assert [r["epoch"] for r in retold] == [1, 2, 3] and abs(told[-1]["total"] - retold[-1]["total"]) < 1e-4
+
+
+def test_trap_11_parts_do_not_change_the_rate():
+    """The schedule counts steps of the optimiser, not parts: the last rate of a cosine is the same."""
+    def rates(**how):
+        net, seen = model(), []
+        with pytest.MonkeyPatch.context() as patch:
+            original = torch.optim.AdamW.step
+            patch.setattr(torch.optim.AdamW, "step", lambda self, *a: (seen.append(self.param_groups[0]["lr"]), original(self, *a))[1])
+            train(net, loss_of(net), 64, epochs=3, batch_size=10, lr=0.01, shape="cosine", warmup=0.2, **how)
+        return seen
+    assert rates() == rates(accumulate=3) and len(rates()) == 21
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_the_average_of_the_weights_is_validated_and_kept(tmp_path, evaluated):
+    net, own, seen = model(), [], []
+    def loss(rows):
+        own.append(net[0].weight.detach().clone())
+        return loss_of(net)(rows)
+    def score():
+        seen.append(net[0].weight.detach().clone())
+        return len(seen)
+    train(net, loss, 64, epochs=3, batch_size=64, lr=0.1, ema=0.5, evaluate=score if evaluated else None)
+    # by hand: two observed starts of a step, and the kept share min(0.5, n / (n + 10))
+    expected = own[0]
+    for n, weight in enumerate(own[1:], 1):
+        expected = expected.lerp(weight, 1 - min(0.5, n / (n + 10)))
+        if evaluated:
+            torch.testing.assert_close(seen[n - 1], expected)
+            assert not torch.equal(seen[n - 1], weight) # and training went on from its own weights
+    if evaluated:
+        assert torch.equal(net[0].weight, seen[-1])
+    assert not any(torch.equal(net[0].weight, w) for w in own[1:])
+
+
+def test_resume_is_exact_with_an_average(tmp_path):
+    def run(checkpoint=None, die=None):
+        def log(row):
+            if row["epoch"] == die:
+                raise KeyboardInterrupt
+        net = model()
+        train(net, loss_of(net), 64, epochs=6, batch_size=10, lr=0.05, ema=0.9, accumulate=2, evaluate=lambda: -float((net(X) - Y).square().mean()), checkpoint=checkpoint, log=log)
+        return net
+    whole = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "c.safetensors", 4)
+    assert torch.equal(run(tmp_path / "c.safetensors")[0].weight, whole[0].weight)
+    with pytest.raises(CheckpointError, match="average"):
+        train(whole, loss_of(whole), 64, epochs=6, batch_size=10, checkpoint=tmp_path / "c.safetensors")
+
+
 def test_environment_is_json():
     assert json.loads(json.dumps(environment()))["threads"] == torch.get_num_threads()
 

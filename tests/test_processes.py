@@ -1,0 +1,91 @@
+"""Two real processes on one machine: they share every step, and end where one process ends."""
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from contrec.metrics import per_user, summarise
+from contrec.model import ContRec, preset
+
+SETTINGS = dict(epochs=4, tokenizer_epochs=20, batch_size=31, accumulate=2, embedding_settings={"width": 16}, diffusion={"hidden": 32, "blocks": 1})
+SCRIPT = """
+import json, sys
+import torch
+from accelerate import Accelerator
+from contrec.data import leave_one_out, read_items, read_log
+from contrec.metrics import per_user, summarise
+from contrec.model import ContRec, preset
+
+torch.set_num_threads(1)
+world, out, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+split = leave_one_out(read_log(world + "/log.csv", items=read_items(world + "/items.csv")))
+accelerator = Accelerator(cpu=True)
+class Watched(ContRec):
+    die, scores = 0, ()
+    def _validate(self, accelerator=None):
+        self.scores = (*self.scores, super()._validate(accelerator))
+        if len(self.scores) == self.die: raise KeyboardInterrupt
+        return self.scores[-1]
+def fit(folder, die=0):
+    model, told = Watched(preset("contrec", **settings)), []
+    model.die = die
+    try: model.fit(split, log=told.append, folder=f"{out}/{folder}", accelerator=accelerator)
+    except KeyboardInterrupt: pass
+    return {"processes": accelerator.num_processes, "scores": model.scores, "rows": [r for r in told if r["stage"] == "recommender"],
+        "weights": [float(p.double().sum()) for p in model.network.parameters()],
+        "NDCG@10": summarise(per_user(model.rank(split.histories("test"), 10).ids, split.test, ks=(10,)))["NDCG@10"]}
+found = {"whole": fit("whole"), "killed": fit("killed", die=3), "resumed": fit("killed")}
+with open(f"{out}/{accelerator.process_index}.json", "w") as file: json.dump(found, file)
+"""
+
+
+@pytest.fixture(scope="module")
+def two(world, tmp_path_factory):
+    """What two processes found, started as `accelerate launch` would: a whole training, one killed in its third epoch, and that one resumed."""
+    out = tmp_path_factory.mktemp("two")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    shared = dict(os.environ, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", ACCELERATE_USE_CPU="true",
+                  OMP_NUM_THREADS="1", CONTREC_PROGRESS="0", CUDA_VISIBLE_DEVICES="")
+    started = [subprocess.Popen([sys.executable, "-c", SCRIPT, str(world), str(out), json.dumps(SETTINGS)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                env=dict(shared, RANK=str(r), LOCAL_RANK=str(r))) for r in range(2)]
+    try:
+        said = [p.communicate(timeout=400)[0] for p in started]
+    finally:
+        for p in started:
+            if p.poll() is None:
+                p.kill()
+    assert [p.returncode for p in started] == [0, 0], "\n".join(said)
+    return out, [json.loads((out / f"{r}.json").read_text()) for r in range(2)]
+
+
+def test_two_processes_hold_the_same_model_and_speak_once(two):
+    out, (first, second) = two
+    for name in ("whole", "resumed"):
+        assert first[name]["processes"] == second[name]["processes"] == 2
+        assert first[name]["weights"] == second[name]["weights"] and first[name]["scores"] == second[name]["scores"]
+    assert [r["epoch"] for r in first["whole"]["rows"]] == list(range(1, 5)) and not second["whole"]["rows"]
+    rows = [json.loads(line) for line in (out / "whole" / "log.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in rows if r["stage"] == "recommender"] == list(range(1, 5))
+    assert not list((out / "whole" / "stages").glob("*.checkpoint*"))
+
+
+def test_two_processes_end_where_one_ends(two, small_split):
+    """Same steps, same rates, other random draws: losses and ranking agree within noise."""
+    rows = []
+    model = ContRec(preset("contrec", **SETTINGS)).fit(small_split, log=rows.append)
+    found = two[1][0]["whole"]
+    for a, b in zip([r for r in rows if r["stage"] == "recommender"], found["rows"], strict=True):
+        assert abs(a["denoising"] - b["denoising"]) < 0.1 * a["denoising"] and abs(a["score"] - b["score"]) < 0.1
+    one = summarise(per_user(model.rank(small_split.histories("test"), 10).ids, small_split.test, ks=(10,)))["NDCG@10"]
+    assert abs(one - found["NDCG@10"]) < 0.05
+
+
+def test_two_processes_resume_exactly(two):
+    for found in two[1]:
+        assert len(found["killed"]["scores"]) == 3 and len(found["resumed"]["scores"]) == 2 # the third epoch had no checkpoint yet
+        assert found["resumed"]["scores"] == found["whole"]["scores"][2:] and found["resumed"]["weights"] == found["whole"]["weights"]
