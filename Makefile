@@ -32,7 +32,7 @@ test: $(STAMP) check
 	OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile -m 'not benchmark' --ignore tests/test_sync.py
 
 docs: $(STAMP)
-	python -m sphinx -q -W --keep-going -c nbs . _docs
+	python -m sphinx -q -W --keep-going -c nbs -d _docs/pages . _docs/html
 
 install: $(STAMP)
 

@@ -1,5 +1,6 @@
 """Shared by the tests: bars off, and a small world that every model can learn in seconds."""
 import os
+import shutil
 
 os.environ["CONTREC_PROGRESS"] = "0"
 
@@ -33,3 +34,27 @@ def small_split(world):
     """The small world, split."""
     from contrec.data import leave_one_out, read_items, read_log
     return leave_one_out(read_log(world / "log.csv", items=read_items(world / "items.csv")))
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --no-proxy-server"
+
+
+@pytest.fixture(scope="session")
+def context():
+    """A browser without a memory that may talk to this machine only; what it asks of others is refused, and noted in `strangers`."""
+    if CHROMIUM is None:
+        missing = "no Chromium on this machine: apt-get install chromium"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split(), timeout=180_000)
+        context = browser.new_context(viewport={"width": 1280, "height": 1500}, reduced_motion="reduce")
+        context.set_default_timeout(180_000) # Other work may keep both cores busy
+        context.strangers = []
+        def stranger(route):
+            context.strangers.append(route.request.url)
+            route.abort()
+        context.route(lambda url: url.startswith("http") and not url.startswith("http://127.0.0.1:"), stranger)
+        yield context
+        browser.close()
