@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -35,9 +36,11 @@ class Picture(Figure):
     alt = ""
     def png(self) -> bytes:
         "The picture as a PNG file, opaque, in 256 colours (a third of the size), the same bytes each time."
-        drawn, small = io.BytesIO(), io.BytesIO()
-        self.savefig(drawn, format="png", facecolor=self.get_facecolor())
-        Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png")
+        before, canvas, small = self.canvas, FigureCanvasAgg(self), io.BytesIO()
+        canvas.draw(); self.set_canvas(before)
+        image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        image.putpalette([255 if v > 251 else v for v in image.getpalette()]) # The fast method makes paper a shade too dark
+        image.save(small, "png")
         return small.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -90,7 +93,7 @@ def _figure(width=7.5, height=3.0, rows=1, columns=1, grid="both", **options): #
 def _finish(figure, title, alt):
     if title: figure.suptitle(plain(title, 90), fontsize=11.5, color=INK)
     figure.alt = f"{title}. {alt}" if title else alt
-    figure.draw_without_rendering() # Settle the layout once, in this style: the same picture however often it is drawn
+    figure.get_layout_engine().execute(figure) # Settle the layout once, in this style: the same picture however often it is drawn
     figure.set_layout_engine("none")
     return figure
 
@@ -253,7 +256,7 @@ def _paint(figure, axes, spaces, labels, values, value_label): # Dots in every p
     for name, given in ("labels", labels), ("values", values):
         if given is not None and len(given) != n: raise ConfigError(f"{n} points but {len(given)} {name}: give one for each.")
     if labels is not None and values is not None: raise ConfigError("colour by labels or by values, not by both.")
-    size = float(np.clip(9000 / max(n, 1) / len(spaces)**0.5, 3, 40))
+    size = float(np.clip(9000 / max(n, 1), 3, 40))
     for ax in axes: ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(len(axes) > 1)
     if values is not None:
         values = np.asarray(values, dtype=float)
@@ -308,7 +311,7 @@ def plot_spectrum(
     title: str = "How much of the space is used",
 ) -> Figure:
     "Variance of each dimension, and the share of variance in the first principal directions, with the effective rank."
-    figure, ((left, right),) = _figure(7.5, 3, 1, 2)
+    figure, ((left, right),) = _figure(7.5, 2.7 + 0.22 * len(spaces), 1, 2)
     alt = []
     for n, (name, x) in enumerate(spaces.items()):
         x = _points(name, x, None); share = _spectrum(x)
@@ -524,6 +527,7 @@ def plot_walk(
     start: int, # Number of the first item
     end: int, # Number of the last item
     steps: int = 41, # Points on the way
+    title: str = "Between two items",
 ) -> Figure:
     "The straight line between two mean tokens, decoded: how similar each point is to both ends, and which item is nearest."
     if len(titles) != len(e): raise ConfigError(f"{len(e)} rows but {len(titles)} titles: give one for each.")
@@ -534,7 +538,7 @@ def plot_walk(
     x = tokenizer.standard(e)
     similar = torch.nn.functional.cosine_similarity(there[:, None], x[[start, end]][None], dim=-1)
     found = nearest(there, x, 1, cosine=True)[:, 0].tolist()
-    return plot_interpolation(weights.cpu().numpy(), similar.cpu().numpy(), [titles[i] for i in found], (titles[start], titles[end]))
+    return plot_interpolation(weights.cpu().numpy(), similar.cpu().numpy(), [titles[i] for i in found], (titles[start], titles[end]), title)
 
 # %% ../nbs/18_viz.ipynb #1e6e14a0
 @_styled
@@ -542,6 +546,8 @@ def plot_comparison(
     table: pd.DataFrame, # As `compare` makes it: `system`, the metric, `low`, `high`, perhaps `dataset`
     metric: str = "NDCG@10", # What `low` and `high` belong to
     ours: str = "contrec", # The system that is marked, if it is there
+    over: str = "users", # What the intervals are over
+    lower: bool = False, # Lower is better
     title: str = "",
 ) -> Figure:
     "Every system with its interval, best on top, one panel per data set, and a line at the best of the others; raises `ConfigError` where a column is missing."
@@ -552,16 +558,16 @@ def plot_comparison(
     figure, axes = _figure(7.5 if len(datasets) > 1 else 6.5, (0.8 + 0.3 * most) * len(datasets) + 0.3, len(datasets), 1, grid="x")
     alt = []
     for (name, rows), ax in zip(datasets, axes[:, 0]):
-        rows = rows.sort_values(metric, kind="stable").reset_index(drop=True)
+        rows = rows.sort_values(metric, ascending=not lower, kind="stable").reset_index(drop=True)
         mine = (rows["system"] == ours).to_numpy()
         for mask, colour, marker in (~mine, COLOURS[0], "o"), (mine, COLOURS[3], "D"):
             if mask.any(): _bars(ax, np.flatnonzero(mask), rows.loc[mask, metric], rows.loc[mask, "low"], rows.loc[mask, "high"], color=colour, fmt=marker)
-        if mine.any() and not mine.all(): ax.axvline(rows.loc[~mine, metric].max(), color=QUIET, ls="--", lw=1)
+        if mine.any() and not mine.all(): ax.axvline(rows.loc[np.flatnonzero(~mine)[-1], metric], color=QUIET, ls="--", lw=1)
         for n, row in rows.iterrows(): ax.annotate(f"{row[metric]:.4f}", (row["high"], n), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5, color=INK)
         ax.set_yticks(range(len(rows)), [plain(s, 34) for s in rows["system"]]); ax.set_ylim(-0.6, len(rows) - 0.4); ax.margins(x=0.12); ax.set_xlim(0, None)
         if len(datasets) > 1: ax.set_title(plain(name), loc="left")
         alt.append((f"{name}: " if isinstance(name, str) else "") + ", ".join(f"{r.system} {r[metric]:.4f} ({r.low:.4f} to {r.high:.4f})" for _, r in rows[::-1].iterrows()))
-    axes[-1, 0].set_xlabel(plain(f"{metric}, 95% interval over users"))
+    axes[-1, 0].set_xlabel(plain(f"{metric}{' (lower is better)' if lower else ''}, 95% interval over {over}"))
     return _finish(figure, title, f"{metric} with intervals. " + "; ".join(alt) + ".")
 
 # %% ../nbs/18_viz.ipynb #d50623ac
@@ -589,23 +595,23 @@ def plot_ablation(
 # %% ../nbs/18_viz.ipynb #cd8e69be
 @_styled
 def plot_sweep(
-    table: pd.DataFrame, # Columns `x`, `mean`, `low`, `high`, perhaps `group`
+    table: pd.DataFrame, # Columns `x`, `mean`, perhaps `low` and `high`, perhaps `group`
     x: str = "value", # Column with the numbers
     label: str = "NDCG@10", # What `mean` is
     log: bool = False, # Logarithmic x axis
     title: str = "",
 ) -> Figure:
-    "Mean and interval over a range of a numeric setting, one line per group; raises `ConfigError` where a column is missing."
-    missing = [c for c in (x, "mean", "low", "high") if c not in table]
+    "Mean, and its interval where there is one, over a range of a numeric setting, one line per group; raises `ConfigError` where a column is missing."
+    missing = [c for c in (x, "mean") if c not in table]
     if missing or not len(table): raise ConfigError(f"the table has no column '{missing[0]}'." if missing else "the table has no rows.")
     figure, ((ax,),) = _figure(6, 3)
     groups = list(table.groupby("group", sort=False)) if "group" in table else [("", table)]
     for n, (name, part) in enumerate(groups):
         part = part.sort_values(x)
         ax.plot(part[x], part["mean"], color=COLOURS[n % 8], ls=LINES[n % 8], marker=MARKERS[n % 8], ms=6, label=plain(name, 30))
-        ax.fill_between(part[x], part["low"], part["high"], color=COLOURS[n % 8], alpha=0.18, lw=0)
+        if "low" in part: ax.fill_between(part[x], part["low"], part["high"], color=COLOURS[n % 8], alpha=0.18, lw=0)
     if log: ax.set_xscale("log"); _log(ax.xaxis)
-    ax.set(xlabel=plain(x), ylabel=plain(f"{label}, 95% interval"))
+    ax.set(xlabel=plain(x), ylabel=plain(label + (", 95% interval" if "low" in table else "")))
     if len(groups) > 1: ax.legend()
     best = table.loc[table["mean"].idxmax()]
     return _finish(figure, title, f"{label} against {x} from {table[x].min():g} to {table[x].max():g}; highest, {best['mean']:.4g}, at {best[x]:g}.")

@@ -19,6 +19,7 @@ from contrec.data import Ragged
 from contrec.evaluation import compare, evaluate, read_records, write_record
 from contrec.explore import AblationBrowser, Denoising, Explorer, Playground, RecordBrowser, TokenSpace, View, find_titles, fold, unique_names
 from contrec.model import ContRec, preset
+from contrec.viz import Picture
 
 RUDE = "<script>alert(1)</script> & \"$x_1$\" \u202e"
 
@@ -123,7 +124,8 @@ def test_every_control_can_be_moved(explorables, name):
     for key, control in explorer.controls.items():
         if key == "temperature": continue
         before = control.value
-        if hasattr(control, "options") and hasattr(control, "index") and not isinstance(control.index, tuple):
+        if key == "loop": values = [[0.0, 0.0, 100.0, 0.0, 0.0, 100.0], [50.0, 50.0]]
+        elif hasattr(control, "options") and hasattr(control, "index") and not isinstance(control.index, tuple):
             values = [o[1] if isinstance(o, tuple) else o for o in control.options]
             values = [v for v in values if v != "umap"][-2:]
         elif hasattr(control, "min"): values = [(10, 90)] if isinstance(before, tuple) else [control.min, min(control.max, 2)]
@@ -161,7 +163,7 @@ def counted(view):
 
 def test_moving_replaces_the_outputs_and_nothing_is_drawn_twice(explorables, notebook, monkeypatch):
     drawn = []
-    monkeypatch.setattr(explore, "_png", lambda figure, real=explore._png: drawn.append(1) or real(figure))
+    monkeypatch.setattr(Picture, "png", lambda figure, real=Picture.png: drawn.append(1) or real(figure))
     view, calls = counted(explorables["playground"].view)
     explorer = Explorer(view, explorables["playground"].controls())
     explorer._ipython_display_()
@@ -279,6 +281,80 @@ def test_colours(explorables, model, split):
     assert "coloured by users + 1" in space.view(colour="popularity").figure.alt
     assert "score for user u3" in space.view(colour="user", user="u3").figure.alt
     np.testing.assert_array_equal(space.liking("u3"), model.score(split.histories("test").take([split.user_number("u3")]))[0])
+
+
+def crossings(x, y, corners):
+    "Inside, by how many edges a ray to the right crosses."
+    inside = False
+    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1]):
+        if (y0 > y) != (y1 > y) and x < x0 + (y - y0) * (x1 - x0) / (y1 - y0): inside = not inside
+    return inside
+
+
+@settings(max_examples=25, deadline=None)
+@given(corners=st.lists(st.tuples(st.floats(-5, 105), st.floats(-5, 105)), min_size=3, max_size=9), across=st.tuples(st.integers(0, 50), st.integers(51, 100)))
+def test_a_loop_lists_what_it_holds(explorables, corners, across):
+    space = explorables["space"]
+    corners = [(round(x, 1) + 0.05, round(y, 1) + 0.05) for x, y in corners]
+    view = space.view(loop=tuple(v for c in corners for v in c), across=across)
+    on = explore.percent(space.plane("pca"))
+    expected = {space.names[i] for i in range(len(on)) if across[0] <= on[i, 0] <= across[1] and crossings(*on[i], corners)}
+    assert set(view.table["title"]) == expected and view.note.startswith(f"{len(expected)} of {len(on)} ")
+
+
+def test_a_loop_and_what_it_holds_are_in_the_picture(explorables):
+    view = explorables["space"].view(loop=(10.0, 10.0, 90.0, 10.0, 50.0, 90.0))
+    figure = view.figure
+    assert f"loop holds {len(view.table)} of them" in figure.alt and len(figure.axes[0].patches) == 1
+    zoomed = explorables["space"].view(loop=(10.0, 10.0, 90.0, 10.0, 50.0, 90.0), zoom=True).figure
+    assert np.ptp(zoomed.axes[0].get_xlim()) < np.ptp(figure.axes[0].get_xlim())
+
+
+def test_a_click_takes_the_nearest_item(explorables):
+    space = explorables["space"]
+    on = explore.percent(space.plane("pca"))
+    for i in range(0, len(on), 7):
+        view = space.view(loop=tuple(on[i]), search="Item 1")
+        first = space.view(search=space.names[i])
+        assert view.table.equals(first.table) and view.table["title"].iloc[0] == space.names[i]
+
+
+def test_pointing_ends_a_search_and_a_search_ends_pointing(explorables):
+    space = explorables["space"]
+    explorer = Explorer(space.view, space.controls())
+    lasso, search = explorer.controls["loop"], explorer.controls["search"]
+    search.value = "Item 1"
+    lasso.value = [50.0, 50.0]
+    assert search.value == "" and explorer.shown[0] == explore.show_text(space.view(user=explorer.state["user"], loop=(50.0, 50.0)))
+    search.value = "Item 2"
+    assert lasso.value == [] and "Item 2" in explorer.shown[0]["text/html"]
+    lasso.value = [0.0, 0.0, 100.0, 0.0, 0.0, 100.0]
+    lasso.value = []
+    assert explorer.shown[0]["text/plain"].startswith(f"{len(space.names)} of {len(space.names)} ")
+
+
+def test_the_lasso_shows_the_map_of_the_picture(explorables):
+    space = explorables["space"]
+    lasso = space.controls()["loop"]
+    assert len(lasso.kinds) == len(lasso.names) == len(space.names) and set(lasso.kinds) <= set(range(len(lasso.palette)))
+    np.testing.assert_allclose(np.reshape(lasso.points, (-1, 2)), explore.percent(space.plane("pca")), atol=0.01)
+    dots = {}
+    for collection in space.view().figure.axes[0].collections[:3]: dots |= {tuple(p): hexadecimal(collection) for p in np.round(collection.get_offsets().data.astype(np.float32), 3)}
+    for point, kind in zip(np.round(space.plane("pca"), 3), lasso.kinds): assert dots[tuple(point)] == lasso.palette[kind]
+
+
+def hexadecimal(collection):
+    from matplotlib.colors import to_hex
+    return to_hex(collection.get_facecolor()[0])
+
+
+def test_every_control_says_what_it_does(explorables):
+    for name in NAMES:
+        explorer = Explorer(explorables[name].view, explorables[name].controls())
+        for key, control in explorer.controls.items():
+            if hasattr(control, "description"): assert control.tooltip and control.tooltip != "null", (name, key)
+    space = Explorer(explorables["space"].view, explorables["space"].controls())
+    assert space.controls["neighbours"].tooltip == "How many are ringed and listed"
 
 
 # Denoising
@@ -452,6 +528,7 @@ def test_the_context_changes_what_there_is_to_choose(explorables):
 
 BAD = {
     "colour": ("space", dict(colour="red"), ConfigError, "red"), "title": ("space", dict(search="zzz"), DataError, "zzz"), "user of the map": ("space", dict(colour="user", user="me"), DataError, "me"),
+    "half a loop": ("space", dict(loop=(1.0, 2.0, 3.0)), ConfigError, "3 numbers"), "a line": ("space", dict(loop=(1.0, 2.0, 3.0, 4.0)), ConfigError, "no inside"),
     "projection": ("space", dict(projection="tsne"), ConfigError, "tsne"), "user": ("denoising", dict(user="me"), DataError, "me"), "steps": ("denoising", dict(user="u1", steps=10**4), ConfigError, "10000"),
     "empty": ("playground", dict(user="", history=()), DataError, "empty"), "item": ("playground", dict(user="u1", history=("x",)), DataError, "called 'x'"),
     "samples": ("playground", dict(user="u1", samples=3), ConfigError, "temperature 0"), "data": ("records", dict(data="x"), ConfigError, "no records of 'x'"),
