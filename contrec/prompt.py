@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn import functional as F
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -30,20 +31,21 @@ class Template:
     prefix: str = "" # Words before the first item
     item: str = "{tokens}" # One item: `{tokens}` marks its continuous tokens, `{title}` its title
     separator: str = "" # Words between two items
-    suffix: str = "" # Words after the last item; may hold `{user}`, the user's own tokens
+    suffix: str = "" # Words after the last item; may hold `{user}`, the user's own tokens, and `{next}`, the tokens of the item that the answer speaks of
     answer: str = "{categories}" # What the model learns to say: `{categories}` and `{title}` of the next item; empty for no text
     join: str = ", " # Between two categories of the answer
-    condition: str = "item" # Where the LAST item's condition is read: `item` (its end) or `prompt` (end of the suffix, before the answer)
+    condition: str = "item" # Where the LAST item's condition is read: `item` (its end), `prompt` (end of the suffix, before the answer), or `answer` (end of what the model itself has answered)
 
     def __post_init__(self):
-        allowed = {"prefix": (), "item": ("tokens", "title"), "separator": (), "suffix": ("user",), "answer": ("categories", "title")}
+        allowed = {"prefix": (), "item": ("tokens", "title"), "separator": (), "suffix": ("user", "next"), "answer": ("categories", "title")}
         for part, names in allowed.items():
             found = _fields(getattr(self, part))
             for name in found:
                 if name not in names: raise ConfigError(f"placeholder '{{{name}}}' in the template's {part} would never be replaced. Allowed there: {', '.join(f'{{{n}}}' for n in names) or 'none'}.")
                 if found.count(name) > 1: raise ConfigError(f"placeholder '{{{name}}}' stands twice in the template's {part}. Keep one.")
         if not _fields(self.item): raise ConfigError(f"the template's item {self.item!r} names no item. Put {{tokens}} or {{title}} in it.")
-        if self.condition not in ("item", "prompt"): raise ConfigError(f"unknown place '{self.condition}' for the last condition. Choose item or prompt.")
+        if self.condition not in ("item", "prompt", "answer"): raise ConfigError(f"unknown place '{self.condition}' for the last condition. Choose item, prompt or answer.")
+        if self.uses_next and self.condition != "item": raise ConfigError(f"a condition read at the {self.condition} would see {{next}}, which it has to foretell. Set condition to item.")
 
     @property
     def uses_titles(self) -> bool: return "title" in _fields(self.item) + _fields(self.answer)
@@ -51,6 +53,14 @@ class Template:
     def uses_tokens(self) -> bool: return "tokens" in _fields(self.item)
     @property
     def uses_user(self) -> bool: return "user" in _fields(self.suffix)
+    @property
+    def uses_next(self) -> bool: return "next" in _fields(self.suffix)
+
+    def categories_of(self, text: str) -> str:
+        "The part of an answer that names categories, without the title behind it, where this template puts one there."
+        parts = list(string.Formatter().parse(self.answer))
+        mark = next((literal.strip() for literal, name, *_ in parts[1:] if name == "title"), "")
+        return text.split(mark)[0] if mark else text
 
 # %% ../nbs/07_prompt.ipynb #0b7198c0
 TEMPLATES = {
@@ -59,6 +69,8 @@ TEMPLATES = {
     "both": Template("This person chose, oldest first:\n", "{title}:{tokens}", "\n", "\nKinds that fit the next choice:", " {categories}"),
     "instructed": Template("Items that a person chose, oldest first:", "{tokens}", ",", ".\nKinds that fit the next choice:", " {categories}"),
     "profile": Template("Items that a person chose, oldest first:", "{tokens}", ",", ".\nThe person:{user}. Kinds that fit the next choice:", " {categories}", condition="prompt"),
+    "reasoned": Template("Items that a person chose, oldest first:", "{tokens}", ",", ".\nKinds and title that fit the next choice:", " {categories}; {title}", condition="answer"),
+    "explained": Template("Items that a person chose, oldest first:", "{tokens}", ",", ".\nKinds and title of the next choice:{next}", " {categories}; {title}"),
 }
 
 # %% ../nbs/07_prompt.ipynb #1dc3c6b6
@@ -101,6 +113,21 @@ class PromptBatch(NamedTuple):
         "The place of each token in its own prompt, whichever side is padded."
         return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
 
+    def then(self,
+        words: Ragged, # Word numbers to be added to each of the b rows; a row may be empty
+    ) -> "PromptBatch": # Padded on the right, as this one must be
+        "The same prompts with words behind them, read and not learnt; the last condition of each row is read at their end. Raises `ConfigError` for prompts that are padded on the left or hold an answer."
+        if self.side != "right" or (self.labels != -100).any(): raise ConfigError("words can follow only prompts without an answer that are padded on the right. Use Prompts.batch(histories).")
+        device, before = self.input_ids.device, self.attention_mask.sum(1)
+        added, row = torch.from_numpy(words.lengths).to(device), torch.from_numpy(words.row_index).to(device)
+        at = before[row] + torch.from_numpy(np.arange(len(words.values)) - words.offsets[:-1][words.row_index]).to(device)
+        longer = max(0, int((before + added).max()) - self.input_ids.shape[1])
+        ids, mask, slots, users, labels = (F.pad(x, (0, longer), value=fill) for x, fill in ((self.input_ids, 0), (self.attention_mask, 0), (self.token_slots, -1), (self.user_slots, -1), (self.labels, -100)))
+        ids[row, at], mask[row, at] = torch.from_numpy(words.values).to(device), 1
+        places = self.condition_positions.clone()
+        places[torch.arange(len(places), device=device), (places >= 0).sum(1) - 1] = before + added - 1
+        return self._replace(input_ids=ids, attention_mask=mask, token_slots=slots, user_slots=users, labels=labels, condition_positions=places)
+
 # %% ../nbs/07_prompt.ipynb #79b72add
 class Prompts:
     "A catalogue under one template: every item's words and slots are worked out once, a batch only concatenates them."
@@ -121,6 +148,7 @@ class Prompts:
         titles, categories = items["title"].tolist(), [template.join.join(row) for row in items["categories"]]
         segments = self._segments(template.item, len(items), title=titles)
         answers = self._segments(template.answer, len(items), title=titles, categories=categories)
+        self._categories = categories
         silent = [not template.answer or ("{categories}" in template.answer and not row) for row in categories]
         answers = [[] if mute else answer + [self.eos] for mute, answer in zip(silent, answers)]
         start = text.bos_token_id
@@ -131,6 +159,7 @@ class Prompts:
         self._prefix, self._separator, self._suffix = 2 * len(items), 2 * len(items) + 1, 2 * len(items) + 2
         values, row = self._pieces.values, self._pieces.row_index
         self._slot = np.where(values == ITEM, np.cumsum(values == ITEM) - 1, -1) # items come first and in order, each with exactly K slots
+        if not template.uses_tokens: self._slot[values == ITEM] += self.tokens * len(items) # only `{next}` has slots: they come after those of all items
         self._user = np.where(values == USER, np.cumsum(values == USER) - 1, -1)
         self._answer = (row >= len(items)) & (row < 2 * len(items))
         self._end = np.zeros(len(values), bool); self._end[self._pieces.offsets[1:len(items) + 1] - 1] = True
@@ -146,7 +175,7 @@ class Prompts:
             if name in columns:
                 found = self.text([space + value for value in columns[name]], add_special_tokens=False, split_special_tokens=True)["input_ids"]
                 found = [f[:self.title_length] for f in found] if name == "title" else found
-            else: found = [[ITEM] * self.tokens if name == "tokens" else [USER] * self.user_tokens if name == "user" else []] * n
+            else: found = [[ITEM] * self.tokens if name in ("tokens", "next") else [USER] * self.user_tokens if name == "user" else []] * n
             for row, piece in zip(rows, found): row.extend(words + piece)
         return rows
 
@@ -154,6 +183,7 @@ class Prompts:
         histories: Ragged, # Item numbers, oldest first; only the last `max_items` are shown
         targets: np.ndarray | None = None, # `(b,)` the item after each history: its answer is appended; none for generation
         side: str = "right", # Padding: `right` for training, `left` for generation
+        shown: np.ndarray | None = None, # `(b,)` whose tokens fill `{next}`, as rows of K in the token table; the targets if `None`. With neither, such a prompt ends at its last item
     ) -> PromptBatch:
         "Prompts of many users at once; raises `DataError` for an empty history or an item that the catalogue does not have."
         histories = histories.last(self.max_items)
@@ -162,17 +192,20 @@ class Prompts:
         named = histories.values if targets is None else np.concatenate([histories.values, targets])
         if len(named) and (named.min() < 0 or named.max() >= self.n_items): raise DataError(f"item number {int(named.max() if named.max() >= self.n_items else named.min())} is outside the catalogue of {self.n_items} items. Rebuild the prompts with the new catalogue.")
         # a prompt is a row of pieces: prefix, item, separator, item, ..., item, suffix, answer
-        starts = np.concatenate([[0], np.cumsum(2 * n + 1 + (targets is not None))])
+        shown = targets if shown is None else np.asarray(shown)
+        asks = shown is not None or not self.template.uses_next
+        starts = np.concatenate([[0], np.cumsum(2 * n + asks + (targets is not None))])
         pieces = np.full(starts[-1], self._separator)
         within = np.arange(len(histories.values)) - histories.offsets[:-1][histories.row_index]
-        pieces[starts[:-1]], pieces[starts[:-1] + 2 * n] = self._prefix, self._suffix
+        pieces[starts[:-1]] = self._prefix
+        if asks: pieces[starts[:-1] + 2 * n] = self._suffix
         pieces[starts[:-1][histories.row_index] + 2 * within + 1] = histories.values
         if targets is not None: pieces[starts[1:] - 1] = self.n_items + np.asarray(targets)
         where = Ragged(np.arange(len(self._pieces.values)), self._pieces.offsets).take(pieces)
         offsets = where.offsets[starts]
-        return self._assemble(where.values, offsets, histories, targets, side)
+        return self._assemble(where.values, offsets, histories, targets, side, shown)
 
-    def _assemble(self, where, offsets, histories, targets, side):
+    def _assemble(self, where, offsets, histories, targets, side, shown):
         def pad(values, fill): return torch.from_numpy(Ragged(values, offsets).pad(fill=fill, side=side))
         ids, answer = self._pieces.values[where], self._answer[where]
         mask = pad(np.ones_like(ids), 0)
@@ -181,19 +214,31 @@ class Prompts:
         row = np.repeat(np.arange(len(lengths)), lengths)
         ends = np.flatnonzero(self._end[where])
         positions = ends - offsets[row[ends]] + shift[row[ends]]
-        if self.template.condition == "prompt":
+        if self.template.condition != "item": # `answer` begins as `prompt`: `PromptBatch.then` adds the model's own answer
             spoken = np.bincount(row, answer, len(lengths)).astype(np.int64)
             positions[histories.offsets[1:] - 1] = shift + lengths - spoken - 1
         following = np.append(histories.values[1:], -1)
         following[histories.offsets[1:] - 1] = -1 if targets is None else targets
-        user = self._user[where]
+        user, slot = self._user[where], self._slot[where]
+        if self.template.uses_next and shown is not None:
+            after = slot >= self.n_items * self.tokens
+            slot[after] += (np.asarray(shown)[row[after]] - self.n_items) * self.tokens
         def per_item(values): return torch.from_numpy(Ragged(values, histories.offsets).pad(fill=-1))
-        return PromptBatch(pad(ids, self.pad), mask, pad(self._slot[where], -1), pad(np.where(user >= 0, row * self.user_tokens + user, -1), -1),
+        return PromptBatch(pad(ids, self.pad), mask, pad(slot, -1), pad(np.where(user >= 0, row * self.user_tokens + user, -1), -1),
             per_item(positions), per_item(following), pad(np.where(answer, ids, -100), -100), side)
 
-    def answers(self) -> tuple[Ragged, np.ndarray]: # The distinct answers as token ids, end included; `(n_items,)` which of them is each item's, -1 for none
+    @property
+    def longest_answer(self) -> int: # Words, its end included
+        "How long the catalogue's longest answer is."
+        return int(self._pieces.lengths[self.n_items:2 * self.n_items].max())
+
+    def answers(self,
+        titles: bool = True, # Whole answers; else only up to the title, where the template has it last: items of the same categories then share one
+    ) -> tuple[Ragged, np.ndarray]: # The distinct answers as token ids, end included; `(n_items,)` which of them is each item's, -1 for none
         "What may be said of the catalogue, each answer once: items of the same categories share it."
-        said = self._pieces.take(np.arange(self.n_items, 2 * self.n_items))
+        before, mark, _ = self.template.answer.partition("{title}")
+        if mark and "{categories}" in before and not titles: said = Ragged.from_lists([row if whole else [] for row, whole in zip(self._segments(before.rstrip(), self.n_items, categories=self._categories), self._pieces.lengths[self.n_items:2 * self.n_items])])
+        else: said = self._pieces.take(np.arange(self.n_items, 2 * self.n_items))
         distinct, which = {}, np.full(self.n_items, -1)
         for i in np.flatnonzero(said.lengths): which[i] = distinct.setdefault(tuple(said[i].tolist()), len(distinct))
         return Ragged.from_lists(distinct), which
@@ -212,7 +257,7 @@ class Prompts:
         "Constructor arguments as JSON, all but the tokenizer and the items."
         return {"template": asdict(self.template), "tokens": self.tokens, "max_items": self.max_items, "user_tokens": self.user_tokens, "title_length": self.title_length}
 
-# %% ../nbs/07_prompt.ipynb #580a5b1e
+# %% ../nbs/07_prompt.ipynb #059a43a4
 class ParsedAnswers(NamedTuple):
     "What `parse_answer` found."
     categories: list[tuple[str, ...]] # Known categories named in each text, in the order of their first mention

@@ -57,8 +57,9 @@ def slow(prompts, history, target):
         if j: say(t.separator)
         fill(t.item, title=ITEMS["title"][i], tokens=[("item", i * prompts.tokens + k) for k in range(prompts.tokens)])
         ends.append(len(out) - 1)
-    fill(t.suffix, user=[("user", k) for k in range(prompts.user_tokens)])
-    if t.condition == "prompt": ends[-1] = len(out) - 1
+    if target is not None or not t.uses_next:
+        fill(t.suffix, user=[("user", k) for k in range(prompts.user_tokens)], next=[("item", (target or 0) * prompts.tokens + k) for k in range(prompts.tokens)])
+    if t.condition != "item": ends[-1] = len(out) - 1
     if target is not None and ITEMS["categories"][target]:
         fill(t.answer, "answer", categories=t.join.join(ITEMS["categories"][target]), title=ITEMS["title"][target])
         out.append(("answer", text.eos_token_id))
@@ -111,6 +112,53 @@ def test_trap_09_no_leak_the_answer_stands_after_every_condition():
             for field in ("input_ids", "token_slots", "user_slots"):
                 a, b, c = (getattr(x, field)[r, :last + 1] for x in (one, other, none))
                 assert torch.equal(a, b) and torch.equal(a, c)
+
+
+@SETTINGS
+@given(rows=histories, k=st.sampled_from([1, 3]), data=st.data())
+def test_own_words_stand_behind_the_prompt_and_only_the_last_condition_moves(rows, k, data):
+    prompts = PROMPTS["reasoned", k]
+    words = data.draw(st.lists(st.lists(st.integers(3, 9), max_size=6), min_size=len(rows), max_size=len(rows)))
+    before = prompts.batch(Ragged.from_lists(rows))
+    after = before.then(Ragged.from_lists(words))
+    assert after.attention_mask.sum(1).max() == after.input_ids.shape[1] or not any(words)
+    for r, (history, said) in enumerate(zip(rows, words)):
+        n = int(before.attention_mask[r].sum())
+        assert after.attention_mask[r].tolist() == [1] * (n + len(said)) + [0] * (after.input_ids.shape[1] - n - len(said))
+        for field in ("input_ids", "token_slots", "user_slots"): assert torch.equal(getattr(after, field)[r, :n], getattr(before, field)[r, :n])
+        assert after.input_ids[r, n:n + len(said)].tolist() == said and (after.token_slots[r, n:] == -1).all()
+        last = len(history) - 1
+        assert after.condition_positions[r, last] == n + len(said) - 1
+        assert torch.equal(after.condition_positions[r, :last], before.condition_positions[r, :last]) and (after.labels == -100).all()
+    assert torch.equal(after.next_items, before.next_items)
+    for wrong in (prompts.batch(Ragged.from_lists(rows), side="left"), prompts.batch(Ragged.from_lists(rows), np.ones(len(rows), int))):
+        with pytest.raises(ConfigError, match="padded on the right"): wrong.then(Ragged.from_lists(words))
+
+
+@pytest.mark.parametrize("item", ["{tokens}", "{title}"])
+def test_tokens_that_are_fed_back_fill_the_next_slot(item):
+    "Also where the items themselves are shown as titles only."
+    prompts = prompts_for(Template("A", item, ",", "Next:{next}.", "{categories}"), tokens=3)
+    rows = Ragged.from_lists([[1, 2], [3]])
+    for side in ("right", "left"):
+        batch = prompts.batch(rows, side=side, shown=np.array([N + 1, 4]))
+        for r, shown in enumerate((N + 1, 4)):
+            slots = batch.token_slots[r][batch.token_slots[r] >= 0].tolist()
+            assert slots[-3:] == [shown * 3, shown * 3 + 1, shown * 3 + 2] and len(slots) == 3 + 3 * len(rows[r]) * (item == "{tokens}")
+    assert int(prompts.batch(rows).attention_mask[1].sum()) < int(prompts.batch(rows, shown=np.array([0, 0])).attention_mask[1].sum())
+
+
+def test_answers_up_to_the_title_are_shared_by_items_of_the_same_categories():
+    prompts = prompts_for("explained")
+    whole, kinds = prompts.answers(), prompts.answers(titles=False)
+    assert len(whole[0]) == N - 1 and len(kinds[0]) == len({c for c in ITEMS["categories"] if c}) and whole[1][0] == kinds[1][0] == -1
+    for i in range(1, N):
+        short, long = kinds[0][kinds[1][i]].tolist(), whole[0][whole[1][i]].tolist()
+        assert long[:len(short)] == short and prompts.text.decode(short).endswith(";") and long[-1] == prompts.text.eos_token_id
+    assert prompts.longest_answer == whole[0].lengths.max()
+    assert parse_answer([prompts.template.categories_of("Comedy , Action ; Film-Noir 2 ( 1980 )")], KINDS).categories == [("Comedy", "Action")]
+    both = prompts_for("both")
+    assert [x.tolist() for x in both.answers(titles=False)[0]] == [x.tolist() for x in both.answers()[0]]
 
 
 def test_trap_12_every_condition_has_a_target_of_its_own():
@@ -225,7 +273,7 @@ def test_numbers_of_items_are_never_words():
 
 @pytest.mark.parametrize("parts, message", [
     ({"item": "{tokens}{tokens}"}, "stands twice"), ({"item": "{name}"}, "would never be replaced"), ({"item": "x"}, "names no item"),
-    ({"suffix": "{user} {user}"}, "stands twice"), ({"prefix": "{user}"}, "would never be replaced"), ({"answer": "{"}, "malformed"), ({"condition": "start"}, "unknown place"),
+    ({"suffix": "{user} {user}"}, "stands twice"), ({"prefix": "{user}"}, "would never be replaced"), ({"answer": "{"}, "malformed"), ({"suffix": "{next}", "condition": "answer"}, "has to foretell"), ({"suffix": "{next}{next}"}, "stands twice"), ({"condition": "start"}, "unknown place"),
 ])
 def test_templates_that_make_no_sense(parts, message):
     with pytest.raises(ConfigError, match=message): Template(**parts)
