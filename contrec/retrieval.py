@@ -191,6 +191,6 @@ def choose_weight(
     if not len(weights): raise ConfigError("no weight to choose from: give at least one.")
     curve = {}
     for weight in sorted(weights):
-        ranks = target_ranks(top_k(fuse(latent, text, weight, exclude), int(cut)).ids, targets)
+        ranks = target_ranks(top_k(fuse(latent, text, weight), int(cut), exclude).ids, targets) # standardised over all items, as in a model's `score`, which knows of no exclusions
         curve[float(weight)] = summarise(from_ranks(ranks, (int(cut),)))[metric]
     return WeightChoice(max(curve, key=curve.get), curve)

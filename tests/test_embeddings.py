@@ -9,9 +9,10 @@ from hypothesis import given, settings, strategies as st
 from scipy import sparse
 
 from contrec import embeddings as module
+from contrec.catalog import cache_dir
 from contrec.core import ConfigError, DataError, seeded
 from contrec.data import Ragged
-from contrec.embeddings import (LightGCN, SentenceVectors, TextVectors, history_vectors, ials, item_sentences, lightgcn, linear, negatives,
+from contrec.embeddings import (LightGCN, encode_texts, text_encoder, SentenceVectors, TextVectors, history_vectors, ials, item_sentences, lightgcn, linear, negatives,
     normalised_adjacency, prefix_vectors, text_vectors)
 
 def quick(split, **kwargs): return lightgcn(split, **({"width": 8, "epochs": 2} | kwargs))
@@ -174,3 +175,19 @@ def test_bad_options(small_split, call, message):
 
 def test_items_without_words():
     with pytest.raises(DataError, match="no words"): text_vectors(ITEMS.assign(title="", categories=[()] * 4, text=""))
+
+
+@pytest.mark.skipif(not (cache_dir() / "all-minilm-l6-v2" / "model.safetensors").exists(), reason="MiniLM is not in the cache; SentenceVectors('minilm') brings it there")
+def test_the_real_sentence_encoder():
+    """all-MiniLM-L6-v2 from its wheel: sentences that mean the same are near, and free texts lie in the space of the items."""
+    vectors = encode_texts(text_encoder("minilm"), ["A man is eating food.", "A man is eating a piece of bread.", "The girl is carrying a baby."])
+    assert vectors.shape == (3, 384) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > 0.7 > 0.2 > vectors[0] @ vectors[2]
+
+
+def test_an_encoder_by_name(small_split, encoder):
+    assert isinstance(text_encoder(), TextVectors) and isinstance(text_encoder(encoder), SentenceVectors)
+    fitted = text_encoder(None, 8).fit(small_split.items)
+    assert np.allclose(encode_texts(fitted, item_sentences(small_split.items)), fitted.transform(small_split.items), atol=1e-6)
+    with pytest.raises(ConfigError, match="no sentence encoder"):
+        text_encoder(encoder / "nothing")

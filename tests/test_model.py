@@ -2,13 +2,16 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from contrec.backbone import Generated
 from contrec.baselines import check_recommender
 from contrec.core import ConfigError, DataError, seeded
 from contrec.data import Ragged, from_frame, leave_one_out
-from contrec.model import PRESETS, Config, ContRec, preset, running_mean
+from contrec.model import PRESETS, Config, ContRec, Network, preset, running_mean
+from contrec.prompt import TEMPLATES, word_tokenizer
 from contrec.tokenizer import Tokenizer
 
 SHORT = dict(epochs=2, tokenizer_epochs=20, embedding_settings={"width": 16}, diffusion={"hidden": 32, "blocks": 1})
@@ -63,6 +66,227 @@ def test_trap_09_the_condition_does_not_know_the_target(model, small_split, trai
     assert torch.equal(one, two)
     if not training:
         torch.testing.assert_close(one, none)
+
+
+def untrained(split, **changes):
+    model = ContRec(short(**changes))
+    model.split = split
+    with seeded(0):
+        model._build(16)
+        torch.nn.init.normal_(model.network.inputs)
+        torch.nn.init.normal_(model.network.user_adapter.weight)
+    model.network.eval()
+    model._ready = model._words = None
+    return model
+
+
+def told_to_the_diffusion(network, histories, training):
+    """The conditions and targets that `loss` hands to the diffusion."""
+    seen, original = [], network.diffusion.loss
+    with pytest.MonkeyPatch.context() as patch, seeded(0), torch.no_grad():
+        patch.setattr(network.diffusion, "loss", lambda x0, c, items, target: (seen.append((c.clone(), target.clone())), original(x0, c, items, target))[1])
+        network.train(training).loss(histories)
+    network.eval()
+    return seen[0]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("training", [False, True])
+def test_trap_09_no_leak_for_every_template(small_split, template, training):
+    """Another target (the last item of each row): another answer is learnt, another vector is aimed at, and every condition stays, also where the model answers first."""
+    model = untrained(small_split, template=template, tokenizer_settings={"tokens": 2})
+    histories = small_split.train.take(np.arange(20)).last(6)
+    other = Ragged(histories.values.copy(), histories.offsets)
+    other.values[other.offsets[1:] - 1] = (other.values[other.offsets[1:] - 1] + 7) % small_split.n_items
+    (one, target), (two, changed) = (told_to_the_diffusion(model.network, h, training) for h in (histories, other))
+    assert torch.equal(one, two) and not torch.equal(target, changed)
+    if not training: # what is told in training is what is told in evaluation, where no target is known
+        last = (torch.arange(len(histories)) + 1) * 5 - 1
+        with torch.no_grad():
+            torch.testing.assert_close(one[last], model.network.state(histories.drop_last(), model.network.catalogue()), atol=1e-4, rtol=1e-4)
+
+
+def test_reason_then_recommend_reads_behind_the_models_own_answer(small_split):
+    """`state` equals reading the prompt and the generated words in one go, and differs from a state without words."""
+    model = untrained(small_split, template="reasoned")
+    network, histories = model.network, small_split.train.take(np.arange(12))
+    with torch.no_grad():
+        torch.nn.init.zeros_(network.user_adapter.weight)
+        catalogue = network.catalogue()
+        said = network.say(histories, catalogue)
+        silent, _ = network.condition(network.prompts.batch(histories), network._items(histories, network.prompts.batch(histories)), catalogue)
+        told = network.state(histories, catalogue)
+    spoke = np.array([len(r) > 0 for r in said.ids])
+    assert spoke.any() and len(set(said.ids.lengths)) >= 1
+    torch.testing.assert_close(told, said.condition, atol=1e-4, rtol=1e-4)
+    assert (told - silent[:, -1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_latent_fed_back_is_the_items_own_tokens(small_split, tokens):
+    network = untrained(small_split, tokenizer_settings={"tokens": tokens}).network
+    with torch.no_grad():
+        catalogue = network.catalogue()
+        torch.testing.assert_close(network.feed_back(catalogue.latents, catalogue), catalogue.tokens, atol=1e-5, rtol=1e-4)
+        between = catalogue.latents[:10] + 0.4 * catalogue.latents[10:20]
+        fed = network.feed_back(between, catalogue)
+    assert fed.shape == (10, tokens, 64)
+    torch.testing.assert_close(torch.cosine_similarity(fed.mean(1), between), torch.ones(10))
+
+
+def test_the_token_that_is_fed_back_is_read(small_split):
+    """Under `explained`, the likelihood of an answer depends on the token in the slot, and equals that of the item itself for the item's tokens."""
+    model = untrained(small_split, template="explained")
+    network, histories = model.network, small_split.train.take(np.arange(4))
+    with torch.no_grad():
+        catalogue = network.catalogue()
+        answers, _ = network.prompts.answers(titles=False)
+        def likely(shown): return network.backbone.likelihood(*network.question(histories, catalogue, shown)[:2], answers)
+        items = np.array([3, 5, 7, 9])
+        by_table = network.backbone.likelihood(network.prompts.batch(histories, side="left", shown=items), catalogue.tokens, answers)
+        torch.testing.assert_close(likely(catalogue.tokens[items]), by_table)
+        assert not torch.allclose(likely(catalogue.tokens[items + 1]), by_table, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def explained(small_split):
+    return ContRec(short(template="explained", epochs=30, batch_size=16, lr=5e-3, lm_weight=1.0, backbone_settings={"dropout": 0.0})).fit(small_split)
+
+
+def test_recommend_then_explain(explained, small_split):
+    table = explained.explain(["i1", "i3"], k=6)
+    assert list(table["rank"]) == [1, 2, 3, 4, 5, 6] and table["item"].tolist() == explained.recommend(["i1", "i3"], 6)["item"].tolist()
+    named = [text.split(";")[0].strip() for text in table["text"]]
+    assert np.mean([n == c for n, c in zip(named, table["categories"])]) >= 5 / 6
+    assert all("Item" in text for text in table["text"])
+    with pytest.raises(ConfigError, match="ties no words"):
+        untrained(small_split).explain(["i1"])
+
+
+def test_answers_are_read_back_and_end(explained, small_split):
+    said = explained.answers(small_split.histories("test"))
+    assert len(said.texts) == small_split.n_users and said.failures == 0 and said.cut == 0
+    likes_odd = np.array([int(u[1:]) % 2 == 1 for u in small_split.user_ids])
+    assert np.mean([("odd" in c) == odd for c, odd in zip(said.categories, likes_odd)]) > 0.7
+
+
+def test_failed_parses_are_counted_and_never_fatal(explained, small_split):
+    histories = small_split.histories("test")
+    def babble(network, rows, catalogue, shown=None):
+        n = len(rows)
+        return Generated(Ragged.from_lists([[5]] * n), ["", "?!", "nonsense", "odd"] * (n // 4) + [""] * (n % 4), torch.zeros(n, 64), torch.tensor([True, False] * (n // 2)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Network, "say", babble)
+        said = explained.answers(histories)
+        assert said.failures == len(histories) - len(histories) // 4 and said.cut == len(histories) // 2
+        scores = explained.with_readout(text_score="sentence", text_encoder=None, text_weight=0.5).score(histories)
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("score", ["likelihood", "sentence"])
+def test_text_scores_prefer_the_kind_that_the_model_names(explained, small_split, score):
+    model = explained.with_readout(text_score=score, text_encoder=None, text_weight=50.0)
+    histories = small_split.histories("test")
+    kind = np.array([c[0] == "odd" for c in small_split.items["categories"]])
+    says_odd = np.array(["odd" in c for c in explained.answers(histories).categories])
+    assert (kind[model.rank(histories, 5).ids] == says_odd[:, None]).mean() > 0.85
+    assert np.array_equal(model.with_readout(text_weight=0.0).score(histories), explained.score(histories))
+
+
+def test_lambda_is_chosen_on_validation_and_saved(explained, small_split, tmp_path):
+    model = explained.with_readout(text_score="likelihood")
+    choice = model.choose_text_weight()
+    assert model.config.text_weight == choice.weight and set(choice.curve) >= {0.0, 1.0} and choice.curve[choice.weight] == max(choice.curve.values())
+    elsewhere = dataclasses.replace(small_split, test=small_split.test[::-1].copy())
+    again = explained.with_readout(text_score="none"); again.split = elsewhere
+    assert again.with_readout(text_score="likelihood").config.text_weight == choice.weight # the test items have no say
+    model.save_pretrained(tmp_path)
+    loaded = ContRec.from_pretrained(tmp_path)
+    assert loaded.config == model.config
+    np.testing.assert_array_equal(loaded.score(small_split.histories("test")), model.score(small_split.histories("test")))
+
+
+def test_an_item_without_categories_is_neither_preferred_nor_lost(small_split):
+    items = small_split.items.copy()
+    items["categories"] = [() if i in (0, 7) else c for i, c in enumerate(items["categories"])]
+    model = untrained(dataclasses.replace(small_split, items=items), text_score="likelihood", text_weight=1.0)
+    histories = small_split.train.take(np.arange(5))
+    _, _, preference = model.generate(histories)
+    text = model.text_scores(histories, preference)
+    others = [i for i in range(40) if i not in (0, 7)]
+    torch.testing.assert_close(text[:, [0, 7]], text[:, others].mean(1, keepdim=True).expand(-1, 2))
+    assert np.isfinite(model.score(histories)).all()
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+def test_another_index_finds_the_same_lists(model, small_split, kind):
+    exact, found = model.rank(small_split.histories("test"), 5).ids, model.with_readout(index=kind).rank(small_split.histories("test"), 5).ids
+    assert (exact == found).mean() > 0.98
+
+
+def test_a_shorter_memory_ends_at_the_same_place(small_split):
+    """Parts, recomputation, 16 bits and an average of the weights, all at once; and validation scores are those of the average."""
+    rows = []
+    found = ContRec(short(epochs=4, accumulate=4, checkpointing=True, precision="bf16", ema=0.9)).fit(small_split, log=rows.append)
+    kind = np.array([c[0] == "odd" for c in small_split.items["categories"]])
+    likes_odd = np.array([int(u[1:]) % 2 == 1 for u in small_split.user_ids])
+    assert (kind[found.rank(small_split.histories("test"), 5).ids] == likes_odd[:, None]).mean() > 0.7
+    best = max(r["score"] for r in rows if r["stage"] == "recommender")
+    assert abs(found._validate() - best) < 1e-9
+
+
+@pytest.mark.parametrize("template", ["instructed", "reasoned", "explained"])
+def test_a_pretrained_backbone_trains_saves_and_loads(small_split, tmp_path, template):
+    """Any causal language model in a folder, with all that saves memory: only LoRA and the small parts are saved, its conditions are standardised, and it resumes exactly."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+    text = word_tokenizer(TEMPLATES["explained"], small_split.items)
+    with seeded(1):
+        AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(text), hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)).save_pretrained(tmp_path / "llm")
+    text.save_pretrained(tmp_path / "llm")
+    class Killed(ContRec):
+        def _validate(self, accelerator=None):
+            if self._die == 2: raise KeyboardInterrupt
+            self._die += 1
+            return super()._validate(accelerator)
+    config = short(backbone=str(tmp_path / "llm"), template=template, epochs=3, checkpointing=True, ema=0.9, accumulate=2)
+    model, killed = ContRec(config).fit(small_split), Killed(config)
+    killed._die = 0
+    with pytest.raises(KeyboardInterrupt):
+        killed.fit(small_split, folder=tmp_path / "run")
+    resumed = ContRec(config).fit(small_split, folder=tmp_path / "run")
+    state = model.network.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in resumed.network.state_dict().items())
+    assert (model.network.backbone.condition_scale != 1).any() and not any("embed_tokens" in k or "base_layer" in k for k in state)
+    model.save_pretrained(tmp_path / "saved")
+    again = ContRec.from_pretrained(tmp_path / "saved")
+    histories = small_split.histories("test")
+    assert np.array_equal(again.score(histories), model.score(histories))
+    said = again.answers(histories)
+    assert len(said.texts) == len(histories) and 0 <= said.failures <= len(histories)
+
+
+def test_trap_23_precision_follows_the_device_and_accelerate(small_split):
+    class Told:
+        mixed_precision = "bf16"
+    plain, half = untrained(small_split), untrained(small_split, precision="bf16")
+    assert plain._precision() == torch.float32 and plain._precision(Told()) == torch.bfloat16 == half._precision() == half.network.backbone.precision
+    assert untrained(small_split, precision="fp32")._precision(Told()) == torch.float32
+    Told.mixed_precision = "fp8"
+    with pytest.raises(ConfigError, match="fp8"):
+        plain._precision(Told())
+
+
+def test_new_items_are_recommended_from_their_text(explained, small_split):
+    new = pd.DataFrame({"item": ["new odd", "new even"], "title": ["Item 101, & <b>", "Item 102, & <b>"], "categories": [("odd",), ("even",)], "text": ["", ""]})
+    larger = explained.with_readout(text_encoder=None).with_items(new)
+    assert larger.split.n_items == 42 and explained.split.n_items == 40
+    old, wide = explained.score(small_split.histories("test")), larger.score(small_split.histories("test"))
+    np.testing.assert_allclose(wide[:, :40], old, atol=1e-4)
+    likes_odd = np.array([int(u[1:]) % 2 == 1 for u in small_split.user_ids])
+    assert ((wide[:, 40] > wide[:, 41]) == likes_odd).mean() > 0.75
+    assert "new odd" in larger.recommend(["i1", "i3", "i5"], 42)["item"].tolist() and len(larger.recommend(["new odd"], 3)) == 3
+    with pytest.raises(DataError, match="'i3' is in the catalogue already"):
+        explained.with_items(pd.DataFrame({"item": ["i3"], "title": ["x"], "categories": [()], "text": [""]}))
 
 
 def test_no_condition_sees_a_later_item(model, small_split):
@@ -190,7 +414,9 @@ def test_sampling_is_deterministic_and_a_set_is_not_a_mean(small_split):
 
 
 @pytest.mark.parametrize("changes, word", [({"embedding": "word2vec"}, "word2vec"), ({"tokenizer": "BPE"}, "BPE"), ({"template": "x"}, "'x'"),
-    ({"samples": 4}, "temperature"), ({"speed": 3}, "speed"), ({"epochs": 0}, "epochs"), ({"batch_size": 0}, "batch_size")])
+    ({"samples": 4}, "temperature"), ({"speed": 3}, "speed"), ({"epochs": 0}, "epochs"), ({"batch_size": 0}, "batch_size"),
+    ({"accumulate": 0}, "accumulate"), ({"accumulate": 33}, "33 parts"), ({"ema": 1.0}, "ema is 1.0"), ({"precision": "fp8"}, "fp8"), ({"text_score": "vibes"}, "vibes"), ({"text_weight": -1.0}, "text_weight"),
+    ({"index": "annoy"}, "annoy"), ({"index": "hnsw", "text_score": "likelihood"}, "hnsw"), ({"template": "profile", "running_user": False}, "profile")])
 def test_settings_that_make_no_sense(changes, word):
     with pytest.raises(ConfigError, match=word):
         preset("contrec", **changes)
