@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
 # The long experiments, hours on two cores: each goes on where it stopped, and their notebooks only read the records.
-STUDIES := dispersive/dispersive dispersive/dispersive-lastfm dispersive/dispersive-strong masking/masking masking/masking-tuned masking/masking-tokenizer \
+STUDIES := dispersive/dispersive dispersive/dispersive-lastfm dispersive/dispersive-strong masking/masking masking/masking-tokenizer \
 	tokenizers/tokenizers tokenizers-model/tokenizers-model tokens/tokens denoiser/denoiser sampling/sampling sampling/sampling-mean sampling/sampling-published
 
 .PHONY: demo record studies docs test install export check clean
