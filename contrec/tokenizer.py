@@ -363,7 +363,7 @@ def diagnose(
         "effective_rank": effective_rank(middle), "mean_cosine": mean_cosine(middle)}
     return table | (tokenizer.code_statistics(e) if hasattr(tokenizer, "code_statistics") else {})
 
-# %% ../nbs/05_tokenizer.ipynb #4c3e0585
+# %% ../nbs/05_tokenizer.ipynb #c3306856
 @torch.no_grad()
 def survival(
     tokenizer: Tokenizer, # Fitted
