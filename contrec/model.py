@@ -276,6 +276,8 @@ class ContRec(Recommender):
         "Train embeddings, tokenizer and network; raises `TrainingError` where a loss is not finite or the tokens collapse."
         c, self.split = self.config, split
         if accelerator is not None: self.device = accelerator.device
+        self._words = None
+        if c.text_score == "sentence": self._sentences() # an encoder that cannot be had is missed now, not after hours
         stages = Stages(folder, tell, log, accelerator)
         vectors = stages.do("embeddings", lambda checkpoint, note: self._embed(checkpoint, note),
             lambda e, path: save_tensors(path.with_suffix(".safetensors"), {"items": e}),
@@ -293,7 +295,7 @@ class ContRec(Recommender):
         network.backbone.precision = self._precision(accelerator)
         stages.do("recommender", lambda checkpoint, note: self._train(split, checkpoint, note, accelerator), save, load(network), shared=True)
         self.seconds = stages.seconds
-        network.eval(); self._ready = self._words = None
+        network.eval(); self._ready = None
         return self._with_weight()
 
     def _with_weight(self):
