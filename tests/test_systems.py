@@ -1,0 +1,223 @@
+"The runner: a kill loses at most an epoch, nothing runs twice, tuning is written down, fusions share their parts, and names are checked first."
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from contrec import cli, peers, systems
+from contrec.baselines import EASE, Popularity
+from contrec.core import CheckpointError, ConfigError, DataError, TrainingError
+from contrec.evaluation import read_records
+from contrec.peers import GRU4Rec
+from contrec.systems import BUDGET, FUSED, SYSTEMS, Job, System, beyond, jobs_of, make, overview, product, run_comparison, searches, settings_of, split_of, tune, verdict
+
+
+class Counted:
+    "A system that counts its trainings."
+    def __init__(self, inner): self.inner, self.made = inner, []
+    def __call__(self, **settings): self.made.append(settings); return self.inner(**settings)
+
+
+@pytest.fixture
+def small(small_split, monkeypatch):
+    "The small world as the only data set, and small systems."
+    def load(name, ties="file"):
+        if name != "small": raise DataError(f"unknown dataset '{name}'.")
+        return replace(small_split, name="small")
+    monkeypatch.setattr(systems, "load_split", load)
+    split_of.cache_clear()
+    made = {"ease": Counted(EASE), "sasrec-ce": Counted(GRU4Rec), "popularity": Counted(Popularity)}
+    tiny = {"width": 8, "length": 5, "epochs": 4, "lr": 5e-3}
+    monkeypatch.setitem(SYSTEMS, "popularity", System(made["popularity"], {}, [], False))
+    monkeypatch.setitem(SYSTEMS, "ease", System(made["ease"], {"regularisation": 10}, product(regularisation=(1, 100, 1000)), False))
+    monkeypatch.setitem(SYSTEMS, "sasrec-ce", System(made["sasrec-ce"], tiny, product(dropout=(0.0, 0.5))))
+    yield made
+    split_of.cache_clear()
+
+
+def run(folder, *names, **options): return run_comparison(["small"], names, folder=folder, **options)
+
+
+def test_records_say_everything(small, small_split, tmp_path):
+    records = run(tmp_path, "popularity", "ease", "sasrec-ce", seeds=[0, 1])
+    assert sorted(zip(records["system"], records["seed"])) == [("ease", 0), ("popularity", 0), ("sasrec-ce", 0), ("sasrec-ce", 1)]
+    record = json.loads((tmp_path / "small--sasrec-ce--1.json").read_text())
+    assert {"dataset", "system", "seed", "config", "config_hash", "split_sha256", "commit", "seconds", "peak_mb", "users_per_second", "parameters", "metrics", "beyond"} <= set(record)
+    assert record["config"] == SYSTEMS["sasrec-ce"].settings and record["seconds"] > 0 and record["split_sha256"] == small_split.sha256
+    assert {"coverage@10", "novelty@10", "diversity@10", "miscalibration@10", "NDCG@10 rare target", "NDCG@10 short history", "valid NDCG@10"} <= set(record["beyond"])
+    ease, popularity = (json.loads((tmp_path / f"small--{s}--0.json").read_text()) for s in ("ease", "popularity"))
+    assert ease["parameters"] == small_split.n_items**2 and popularity["parameters"] == small_split.n_items
+    assert len(np.load(tmp_path / "small--ease--0.npz")["ranks"]) == small_split.n_users
+    assert not list((tmp_path / "unfinished").glob("*"))
+
+
+def test_a_cache_hit_does_not_train(small, tmp_path):
+    first = run(tmp_path, "ease", "sasrec-ce", seeds=[0])
+    told = []
+    again = run(tmp_path, "ease", "sasrec-ce", seeds=[0], tell=told.append)
+    assert len(small["ease"].made) == len(small["sasrec-ce"].made) == 1 and told == ["2 of 2 trainings are kept from before, 0 to do"]
+    pd.testing.assert_frame_equal(first, again)
+    run(tmp_path, "ease", "sasrec-ce", seeds=[0, 1])
+    assert len(small["ease"].made) == 1 and [m["seed"] for m in small["sasrec-ce"].made] == [0, 1]
+
+
+def test_other_settings_or_another_split_are_another_run(small, tmp_path, monkeypatch):
+    run(tmp_path, "ease")
+    monkeypatch.setitem(SYSTEMS, "ease", SYSTEMS["ease"]._replace(settings={"regularisation": 11}))
+    run(tmp_path, "ease")
+    assert [m["regularisation"] for m in small["ease"].made] == [10, 11]
+    load = systems.load_split
+    monkeypatch.setattr(systems, "load_split", lambda name, ties: replace(load(name), sha256="0" * 64)); split_of.cache_clear()
+    run(tmp_path, "ease")
+    assert len(small["ease"].made) == 3
+
+
+@pytest.mark.parametrize("kill", [3, 6])
+def test_a_kill_in_the_middle_and_resume_gives_equal_records(small, tmp_path, monkeypatch, kill):
+    "Killed in an epoch of the first or of the second training."
+    real, calls = peers.per_user, []
+    def killing(*arguments):
+        calls.append(1)
+        if len(calls) == kill: raise KeyboardInterrupt
+        return real(*arguments)
+    monkeypatch.setattr(peers, "per_user", killing)
+    with pytest.raises(KeyboardInterrupt): run(tmp_path / "killed", "sasrec-ce", "popularity", seeds=[0, 1])
+    assert list((tmp_path / "killed/unfinished").glob("*/training.safetensors"))
+    before = len(calls)
+    resumed = run(tmp_path / "killed", "sasrec-ce", "popularity", seeds=[0, 1])
+    whole = run(tmp_path / "whole", "sasrec-ce", "popularity", seeds=[0, 1])
+    assert len(calls) - before == 8 - (kill - 1) + 8                        # four epochs twice, less what was done; then all eight
+    same = [c for c in whole if c not in ("seconds", "peak_mb", "users_per_second", "path", "versions")]
+    pd.testing.assert_frame_equal(resumed[same], whole[same])
+    assert not list((tmp_path / "killed/unfinished").glob("*"))
+
+
+def test_tuning_is_written_down_and_used(small, small_split, tmp_path):
+    records = run(tmp_path, "ease", "sasrec-ce", "popularity", tuned=True, seeds=[1])
+    found = json.loads((tmp_path / "tuned/small--ease.json").read_text())
+    assert [t["settings"] for t in found["trials"]] == SYSTEMS["ease"].search and found["split_sha256"] == small_split.sha256
+    best = max(found["trials"], key=lambda t: t["score"])
+    assert found["chosen"] == best["settings"] and settings_of("small", "ease", tmp_path) == best["settings"]
+    row = records[records["system"] == "ease"].iloc[0]
+    assert row["config"] == best["settings"] and row["valid NDCG@10"] == pytest.approx(best["score"])
+    assert [m["seed"] for m in small["sasrec-ce"].made] == [0, 0, 1]       # two trials with seed 0, then the run
+    made = sum(len(s.made) for s in small.values())
+    run(tmp_path, "ease", "sasrec-ce", "popularity", tuned=True, seeds=[1])
+    assert sum(len(s.made) for s in small.values()) == made
+    table = searches(tmp_path).set_index("system")
+    assert table.loc["ease", "trials"] == 3 and table.loc["ease", "best"] >= table.loc["ease", "median"] >= table.loc["ease", "worst"]
+
+
+def test_a_killed_search_goes_on(small, tmp_path, monkeypatch):
+    def killing(dataset, system, settings, folder, real=systems._trial):
+        if settings == {"regularisation": 1000}: raise KeyboardInterrupt
+        return real(dataset, system, settings, folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(systems, "_trial", killing)
+        with pytest.raises(KeyboardInterrupt): run(tmp_path, "ease", tuned=True)
+    assert not (tmp_path / "tuned/small--ease.json").exists() and len(small["ease"].made) == 2
+    run(tmp_path, "ease", tuned=True)
+    assert len(small["ease"].made) == 4                                     # the third trial, and the run
+
+
+def test_searches_that_fail_or_do_not_fit(small, tmp_path, monkeypatch):
+    class Failing(EASE):
+        def fit(self, split, log=None):
+            if self.regularisation > 1: raise TrainingError("it went wrong")
+            return super().fit(split)
+    monkeypatch.setitem(SYSTEMS, "ease", SYSTEMS["ease"]._replace(make=Failing))
+    found = tune("small", "ease", tmp_path)
+    assert found["chosen"] == {"regularisation": 1} and [t["failed"] for t in found["trials"]] == [None, "it went wrong", "it went wrong"]
+    monkeypatch.setitem(SYSTEMS, "ease", SYSTEMS["ease"]._replace(search=product(regularisation=(5, 6))))
+    with pytest.raises(TrainingError, match="each of the 2 settings"): tune("small", "ease", tmp_path)
+    path = tmp_path / "tuned/small--ease.json"
+    path.write_text(path.read_text().replace(found["split_sha256"], "0" * 64))
+    with pytest.raises(CheckpointError, match="another split"): settings_of("small", "ease", tmp_path)
+    path.write_text("[]")
+    with pytest.raises(CheckpointError, match="'chosen' is missing"): settings_of("small", "ease", tmp_path)
+
+
+def test_a_failed_training_is_told_and_does_not_stop_the_others(small, tmp_path, monkeypatch):
+    class Failing(Popularity):
+        def fit(self, split, log=None): raise TrainingError("it went wrong")
+    monkeypatch.setitem(SYSTEMS, "popularity", System(Failing, {}, [], False))
+    with pytest.raises(TrainingError, match="1 of 2 trainings failed.*small, popularity, seed 0: it went wrong"): run(tmp_path, "popularity", "ease")
+    assert read_records(tmp_path)["system"].tolist() == ["ease"]
+
+
+def test_a_fusion_trains_its_part_once_and_both_get_records(small, tmp_path):
+    records = run(tmp_path, "sasrec+ease", "sasrec-ce", "ease", seeds=[0, 1]).set_index(["system", "seed"])
+    assert [m["seed"] for m in small["sasrec-ce"].made] == [0, 1]
+    fused = records.loc[("sasrec+ease", 1)]
+    assert fused["config"] == {"sasrec-ce": settings_of("small", "sasrec-ce", tmp_path), "ease": settings_of("small", "ease", tmp_path)} and fused["weight"] >= 0
+    assert fused["parameters"] == records.loc[("sasrec-ce", 1), "parameters"] + records.loc[("ease", 0), "parameters"]
+    assert fused["seconds"] > records.loc[("sasrec-ce", 1), "seconds"] and fused["valid NDCG@10"] >= records.loc[("sasrec-ce", 1), "valid NDCG@10"]
+    run(tmp_path, "sasrec+ease", seeds=[0, 1])
+    assert len(small["sasrec-ce"].made) == 2
+
+
+def test_shuffled_ties_stand_beside(small, tmp_path):
+    run(tmp_path, "ease", "popularity")
+    records = run(tmp_path, "ease", "popularity", shuffle_ties=True)
+    assert set(records["dataset"]) == {"small, ties shuffled"}
+    both = read_records(tmp_path)
+    table = overview(both).set_index("system")
+    assert len(both) == 4 and table["ties shuffled"].to_dict() == pytest.approx(records.set_index("system")["NDCG@10"].to_dict())
+    with pytest.raises(ConfigError, match="all of data with shuffled ties"): overview(records)
+
+
+def test_the_page_is_made_from_records(small, tmp_path):
+    records = run(tmp_path, "sasrec+ease", "ease", "popularity", seeds=[0])
+    page = verdict(records, ours=("sasrec+ease",)).iloc[0]
+    means = records.set_index("system")["NDCG@10"]
+    best = means.drop("sasrec+ease").idxmax()
+    assert page["best baseline"] == best and page["ratio"] == pytest.approx(means["sasrec+ease"] / means[best]) and page["difference"] == pytest.approx(means["sasrec+ease"] - means[best])
+    assert 0 < page["p"] <= 1 and verdict(records, ours=()).empty
+    assert beyond(records)["system"].tolist() == means.sort_values(ascending=False).index.tolist()
+
+
+@pytest.mark.parametrize("names, options, error, says", [
+    (["sasrec"], {}, ConfigError, "unknown system 'sasrec'. Did you mean 'sasrec-ce'"), ([], {}, ConfigError, "no system to compare"), (["ease", "ease"], {}, ConfigError, "twice"),
+    (["ease"], {"seeds": []}, ConfigError, "different numbers"), (["ease"], {"seeds": [1, 1]}, ConfigError, "different numbers"), (["ease"], {"workers": 0}, ConfigError, "0 workers")])
+def test_bad_input_is_named_before_anything_is_trained(small, tmp_path, names, options, error, says):
+    with pytest.raises(error, match=says): run(tmp_path, *names, **options)
+    with pytest.raises(DataError, match="unknown dataset 'smal'"): run_comparison(["small", "smal"], ["ease"], folder=tmp_path)
+    with pytest.raises(ConfigError, match="different names"): run_comparison(["small", "small"], ["ease"], folder=tmp_path)
+    assert not small["ease"].made and not list(tmp_path.iterdir())
+
+
+def test_a_setting_that_does_not_exist_is_named():
+    with pytest.raises(ConfigError, match="ease: .*'lambda'.*regularisation"): make("ease", {"lambda": 3})
+    with pytest.raises(ConfigError, match="unknown setting 'layers'"): make("contrec", {"layers": 3})
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_setting_that_is_tried_can_be_made(name):
+    search = SYSTEMS[name].search
+    assert len(search) in (0, BUDGET) and len({json.dumps(s, sort_keys=True) for s in search}) == len(search)
+    for settings in search: assert make(name, json.loads(json.dumps(settings)), 3).name
+    for first, second in FUSED.values(): assert first in SYSTEMS and second in SYSTEMS
+
+
+def test_jobs_come_in_whole_seeds(tmp_path):
+    jobs = jobs_of(["a", "b"], ["contrec+ease", "contrec", "ease", "sasrec+ease"], [1, 0], tmp_path)
+    assert jobs[1] == Job("a", "file", "ease", ("ease",), 0, str(tmp_path))
+    assert [(j.dataset, j.seed) for j in jobs] == sorted((j.dataset, j.seed) for j in jobs)
+    assert [j.systems for j in jobs if j.dataset == "b" and j.seed == 1] == [("contrec+ease", "contrec"), ("sasrec+ease",)]
+
+
+def test_the_command_and_its_workers(tmp_path, capsys):
+    "On MovieLens 100K, in two processes, then in none."
+    ask = ["compare", "--datasets", "ml-100k", "--systems", "popularity", "item-knn", "--out", str(tmp_path / "two")]
+    assert cli.main([*ask, "--workers", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "item-knn" in shown and "NDCG@10" in shown
+    assert cli.main([*ask[:-1], str(tmp_path / "one")]) == 0
+    one, two = read_records(tmp_path / "one"), read_records(tmp_path / "two")
+    assert all((a == b).all() for a, b in zip(one["ranks"], two["ranks"])) and one["system"].tolist() == two["system"].tolist() == ["item-knn", "popularity"]
+    assert cli.main(["compare", "--datasets", "ml-100k", "--systems", "itemknn", "--out", str(tmp_path / "no")]) == 2
+    assert "Did you mean 'item-knn'" in capsys.readouterr().err
+    assert cli.main(["compare", "--datasets", "ml-10k", "--systems", "ease", "--out", str(tmp_path / "no")]) == 2
+    assert "ml-100k" in capsys.readouterr().err and not (tmp_path / "no").exists()
