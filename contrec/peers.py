@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['Trained', 'BPR', 'LightGCNRecommender', 'GRUEncoder', 'last_state', 'longest', 'GRU4Rec', 'ClozeEncoder', 'BERT4Rec',
-           'Candidates', 'Fused']
+           'Fused']
 
 # %% ../nbs/14_peers.ipynb #9abf822f
-import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from .baselines import Recommender, SequenceLoss, windows
 from .core import ConfigError, DataError, seeded, train
 from .data import Ragged, Split
 from .embeddings import LightGCN, history_vectors
-from .metrics import TopK, per_user
+from .metrics import per_user
 from .retrieval import WeightChoice, choose_weight, fuse
 
 # %% ../nbs/14_peers.ipynb #92af035e
@@ -254,26 +253,8 @@ class BERT4Rec(Trained):
         ids = torch.as_tensor(histories.pad(longest(histories, self.length - 1), side="left"), device=self.device)
         return self.model.logits(self.model(F.pad(ids, (0, 1), value=self.split.n_items))[:, -1]).cpu().numpy()
 
-# %% ../nbs/14_peers.ipynb #dad6bcb2
-class Candidates(Recommender):
-    "A recommender whose scores depend on which items may be shown; a subclass gives `candidate_scores` instead of `score`."
-    def candidate_scores(self, histories: Ragged, users: np.ndarray | None, exclude: Ragged | None) -> np.ndarray:
-        "(n, n_items) float32 scores, -inf for what is excluded."
-        raise NotImplementedError
-
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
-        "Scores where everything may be shown."
-        return self.candidate_scores(histories, users, None)
-
-    def rank(self, histories: Ragged, k: int = 20, users: np.ndarray | None = None, exclude_seen: bool = True, batch_size: int = 512) -> TopK:
-        "As in `Recommender`."
-        self._fitted()
-        ranker = copy.copy(self)
-        ranker.score = lambda rows, known=None: self.candidate_scores(rows, known, rows if exclude_seen else None)
-        return Recommender.rank(ranker, histories, k, users, exclude_seen, batch_size)
-
 # %% ../nbs/14_peers.ipynb #d39046b8
-class Fused(Candidates):
+class Fused(Recommender):
     "Two recommenders whose standardised scores are added."
     def __init__(
         self,
@@ -302,7 +283,7 @@ class Fused(Candidates):
 
     def _parts(self, histories, users): return self.first.score(histories, users), self.second.score(histories, users)
 
-    def candidate_scores(self, histories: Ragged, users: np.ndarray | None, exclude: Ragged | None) -> np.ndarray:
+    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
         "The sum of both standardised scores."
         first, second = self._parts(histories, users)
-        return fuse(torch.from_numpy(first), torch.from_numpy(second), self.choice.weight, exclude).numpy()
+        return fuse(torch.from_numpy(first), torch.from_numpy(second), self.choice.weight).numpy()

@@ -7,7 +7,7 @@ __all__ = ['NOISES', 'noise_key', 'Dream', 'DreamRec', 'Trie', 'break_collisions
            'extend', 'beam_search', 'TIGER']
 
 # %% ../nbs/14_rivals.ipynb #c4679d21
-import math
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +16,13 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from .baselines import CausalBlock, CausalEncoder, SASRec, SequenceLoss, windows
+from .baselines import CausalBlock, CausalEncoder, Recommender, SASRec, SequenceLoss, windows
 from .core import ConfigError, seeded
 from .data import Ragged, Split
 from .diffusion import Diffusion, DiffusionLoss
 from .embeddings import linear, text_vectors
-from .peers import Candidates, Trained, last_state, longest
+from .metrics import TopK
+from .peers import Trained, last_state, longest
 from .quantizer import ResidualQuantizer
 from .schedule import ddpm_coefficients
 from .tokenizer import fit_tokenizer
@@ -241,7 +242,7 @@ def beam_search(
     return found.scatter_reduce(1, node, log_p.float(), "amax")
 
 # %% ../nbs/14_rivals.ipynb #2f8f58fa
-class TIGER(Candidates, Trained):
+class TIGER(Trained):
     "Items as codes of a residual quantiser, spelled by a causal transformer along the codes that exist (after Rajput et al. 2023)."
     name = "TIGER"
 
@@ -283,7 +284,21 @@ class TIGER(Candidates, Trained):
         states = rearrange(self.model(self.model.sequence(codes)[:, :-1]), "b (n l) d -> b n l d", l=codes.shape[2])[real]
         return SequenceLoss(sum(F.nll_loss(self.model.log_p(states[:, level], level), codes[real][:, level]) for level in range(codes.shape[2])))
 
-    def candidate_scores(self, histories: Ragged, users: np.ndarray | None, exclude: Ragged | None) -> np.ndarray:
+    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+        "Log-probabilities of what the beam search finds where everything may be shown, -inf for all else."
+        return self.search(histories)
+
+    def rank(self, histories: Ragged, k: int = 20, users: np.ndarray | None = None, exclude_seen: bool = True, batch_size: int = 512) -> TopK:
+        "As in `Recommender`; what is excluded is taken out before the search, so that no beam is wasted on it."
+        self._fitted()
+        searcher = copy.copy(self)
+        searcher.score = lambda rows, known=None: self.search(rows, rows if exclude_seen else None)
+        return Recommender.rank(searcher, histories, k, users, exclude_seen, batch_size)
+
+    def search(self,
+        histories: Ragged, # Item numbers
+        exclude: Ragged | None = None, # What may not come out, per history
+    ) -> np.ndarray: # (n, n_items) float32
         "Log-probabilities of what the beam search finds, -inf for all else."
         self.model.eval()
         allowed = torch.ones(len(histories), self.split.n_items, dtype=torch.bool, device=self.device)
