@@ -38,9 +38,7 @@ class Picture(Figure):
         "The picture as a PNG file, opaque, in 256 colours (a third of the size), the same bytes each time."
         before, canvas, small = self.canvas, FigureCanvasAgg(self), io.BytesIO()
         canvas.draw(); self.set_canvas(before)
-        image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        image.putpalette([255 if v > 251 else v for v in image.getpalette()]) # The fast method makes paper a shade too dark
-        image.save(small, "png")
+        Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256, dither=Image.Dither.NONE).save(small, "png") # Faster methods leave bands in a colour bar
         return small.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
