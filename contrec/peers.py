@@ -253,7 +253,7 @@ class BERT4Rec(Trained):
         ids = torch.as_tensor(histories.pad(longest(histories, self.length - 1), side="left"), device=self.device)
         return self.model.logits(self.model(F.pad(ids, (0, 1), value=self.split.n_items))[:, -1]).cpu().numpy()
 
-# %% ../nbs/14_peers.ipynb #d39046b8
+# %% ../nbs/14_peers.ipynb #dad6bcb2
 class Fused(Recommender):
     "Two recommenders whose standardised scores are added."
     def __init__(

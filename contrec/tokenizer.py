@@ -278,7 +278,7 @@ def as_rows(
 def fit_tokenizer(
     tokenizer: Tokenizer, # Trained in place
     e, # (n, d_in) vectors of items or users
-    epochs: int = 300, # Passes over the rows
+    epochs: int = 150, # Passes over the rows
     batch_size: int = 256, # Rows per step
     lr: float = 2e-3, # Peak learning rate, falling to zero on a cosine
     weight_decay: float = 0.0, # Of AdamW

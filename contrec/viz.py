@@ -611,7 +611,7 @@ def plot_sweep(
     if log: ax.set_xscale("log"); _log(ax.xaxis)
     ax.set(xlabel=plain(x), ylabel=plain(label + (", 95% interval" if "low" in table else "")))
     if len(groups) > 1: ax.legend()
-    best = table.loc[table["mean"].idxmax()]
+    best = table.iloc[int(np.nanargmax(table["mean"]))]
     return _finish(figure, title, f"{label} against {x} from {table[x].min():g} to {table[x].max():g}; highest, {best['mean']:.4g}, at {best[x]:g}.")
 
 # %% ../nbs/18_viz.ipynb #b1f5463e

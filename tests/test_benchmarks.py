@@ -21,7 +21,7 @@ def report(name, **figures):
         write_json(f"{folder}/benchmark-{name}.json", figures | {"command": "pytest -m benchmark -s", "threads": torch.get_num_threads(), "commit": commit(), "versions": environment()})
 
 
-@pytest.mark.parametrize("tokens,epochs", [(1, 200), (4, 300)], ids=["preset", "four-tokens"])
+@pytest.mark.parametrize("tokens,epochs", [(1, 200), (4, 150)], ids=["preset", "four-tokens"])
 def test_tokenizer_of_ml_100k(tokens, epochs):
     """As in the preset `contrec`, and with the class's own defaults."""
     e = torch.from_numpy(linear(load_split("ml-100k"), width=128).items)
