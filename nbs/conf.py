@@ -24,6 +24,7 @@ exclude_patterns = [".*", "**/.*", "_*", "build", "contrec", "dist", "nbs/images
 myst_enable_extensions = ["dollarmath"]
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_ipywidgets_js = {} # Controls show their static picture: nothing is fetched
 suppress_warnings = ["misc.highlighting_failure", "myst.header"] # Matters of taste; a lost link is none
 html_theme = "sphinx_book_theme"
 html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False, "navbar_persistent": []}
