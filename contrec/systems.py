@@ -10,23 +10,20 @@ __all__ = ['BUDGET', 'SYSTEMS', 'FUSED', 'TIES', 'OURS', 'System', 'product', 'm
 # %% ../nbs/17_systems.ipynb #c561eafc
 import difflib, itertools, shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import sparse
 from torch import nn
 
-from .ablation import nested, run_once
+from .ablation import nested, run_once, side_by_side
 from .baselines import EASE, IALS, ItemKNN, Popularity, Recommender, SASRec
 from .catalog import load_split
-from .core import CheckpointError, ConfigError, TrainingError, progress, read_json, write_json
+from .core import CheckpointError, ConfigError, TrainingError, read_json, write_json
 from .data import Split
 from .evaluation import Cost, beyond_accuracy, compare, config_hash, evaluate, find_record, measured, read_records, write_record
 from .model import ContRec, preset
@@ -220,16 +217,6 @@ def run_job(
     except TrainingError as error: return f"{split.name}, {job.base}, seed {job.seed}: {error}"
     shutil.rmtree(work, ignore_errors=True)
 
-def _side_by_side(function, jobs, workers, label):
-    "Results of `function(*job)`, in order."
-    if workers == 1: return [function(*job) for job in progress(jobs, label)]
-    with ProcessPoolExecutor(min(workers, max(1, len(jobs))), get_context("spawn"), torch.set_num_threads, (max(1, torch.get_num_threads() // workers),)) as pool:
-        running = [pool.submit(function, *job) for job in jobs]
-        try: return [done.result() for done in progress(running, label)]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
 # %% ../nbs/17_systems.ipynb #94d53a27
 def jobs_of(
     datasets: Sequence[str], systems: Sequence[str], seeds: Sequence[int], folder: str | Path, ties: str = "file", # As in `run_comparison`
@@ -263,7 +250,7 @@ def run_comparison(
     jobs = jobs_of(datasets, systems, seeds, folder, ties)
     todo = [(job,) for job in jobs if job.missing()]
     tell(f"{len(jobs) - len(todo)} of {len(jobs)} trainings are kept from before, {len(todo)} to do")
-    failed = [reason for reason in _side_by_side(run_job, todo, workers, "comparison") if reason]
+    failed = [reason for reason in side_by_side(run_job, todo, workers, "comparison") if reason]
     if failed: raise TrainingError(f"{len(failed)} of {len(todo)} trainings failed, the others are kept. The first: {failed[0]}")
     table = read_records(folder)
     return table[table["dataset"].isin(names) & table["system"].isin(systems)].reset_index(drop=True)
@@ -274,7 +261,7 @@ def _tune_all(datasets, systems, folder, workers, tell):
     todo = [(d, p) for d in datasets for p in parts if SYSTEMS[p].search and not _tuned_path(folder, d, p).exists()]
     trials = [(d, p, settings, str(folder)) for d, p in todo for settings in SYSTEMS[p].search]
     if trials: tell(f"tuning: {len(trials)} trials for {', '.join(f'{p} on {d}' for d, p in todo)}")
-    found = iter(_side_by_side(_trial, trials, workers, "tuning"))
+    found = iter(side_by_side(_trial, trials, workers, "tuning"))
     for d, p in todo: tune(d, p, folder, list(itertools.islice(found, len(SYSTEMS[p].search))))
 
 # %% ../nbs/17_systems.ipynb #14d73ed8
