@@ -198,11 +198,11 @@ def _read_out(config, seed): # -> a trained model that reads out as `config` say
 def readout_run(
     config: Mapping, # `dataset`, `preset`, `train` (other settings of the training); all else are settings of `contrec.model.READOUT`
     seed: int, # Of training and sampling
-) -> dict[str, float]: # Metrics on test, and coverage
+) -> dict[str, float]: # Metrics on test, NDCG@10 on validation to choose by, and coverage
     "Rank all items for all users with a model that is trained once."
     model, at_once, _ = _read_out(config, seed)
-    found = evaluate(model, model.split, batch_size=at_once)
-    return {**{k: found.metrics[k] for k in ("NDCG@10", "HR@10")}, "coverage@10": coverage(found.ids[:, :10], model.split.n_items)}
+    found, chosen_by = (evaluate(model, model.split, part, batch_size=at_once) for part in ("test", "valid"))
+    return {**{k: found.metrics[k] for k in ("NDCG@10", "HR@10")}, "valid NDCG@10": chosen_by.metrics["NDCG@10"], "coverage@10": coverage(found.ids[:, :10], model.split.n_items)}
 
 def speed_run(
     config: Mapping, # As for `readout_run`, with `users` (how many) and `users_at_once`
