@@ -35,15 +35,17 @@ def grid(
     default: Mapping, # Every setting's default value, JSON values
     factors: Mapping[str, Sequence], # Setting -> values to try
     mode: str = "each", # `each`: one change at a time; `product`: all combinations
+    also: Sequence[Mapping] = (), # Further configurations, each as its changes of the default
 ) -> list[dict]: # Configurations, the default first in `each`, none twice
     "Configurations of an ablation; raises `ConfigError` for an unknown mode, a factor that is no setting, or one without values."
     if mode not in ("each", "product"): raise ConfigError(f"unknown mode of a grid '{mode}'. Choose each or product.")
-    for name, values in factors.items():
+    for name in [*factors, *(name for changes in also for name in changes)]:
         if name not in default: raise ConfigError(f"the factor '{name}' is no setting of the default. Its settings are: {', '.join(default)}.")
+    for name, values in factors.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not len(values): raise ConfigError(f"the factor '{name}' needs a list of values, not {values!r}.")
     if mode == "each": configs = [dict(default)] + [{**default, name: value} for name, values in factors.items() for value in values]
     else: configs = [{**default, **dict(zip(factors, values))} for values in itertools.product(*factors.values())]
-    return list({config_hash(c): c for c in configs}.values())
+    return list({config_hash(c): c for c in [*configs, *({**default, **changes} for changes in also)]}.values())
 
 # %% ../nbs/17_ablation.ipynb #cfe52dd3
 def _file(folder, config, seed, context): return Path(folder)/f"{config_hash({'config': config, 'seed': seed, 'context': context})}.json"
@@ -105,10 +107,11 @@ def ablate(
     mode: str = "each", # See `grid`
     context: Mapping | None = None, # What else the figures depend on
     workers: int = 1, # Processes side by side; with more than one, `run` must be a function of a module
+    also: Sequence[Mapping] = (), # See `grid`
 ) -> pd.DataFrame: # One row per configuration and seed: settings, metrics, `failed`, `seconds`
     "Run what is missing of a grid and return all of its records, in the order of the grid; raises `ConfigError` for seeds or workers that make no sense."
     if not len(seeds) or len(set(seeds)) < len(seeds): raise ConfigError(f"seeds must be different numbers, at least one, not {list(seeds)}.")
-    configs = grid(default, factors, mode)
+    configs = grid(default, factors, mode, also)
     jobs = [(run, config, int(seed), folder, context) for seed in seeds for config in configs] # A grid that is stopped has whole seeds
     records = side_by_side(run_once, jobs, workers, "ablation")
     return pd.DataFrame([_row(record) for n in range(len(configs)) for record in records[n::len(configs)]])
@@ -230,6 +233,7 @@ class Study(NamedTuple):
     factors: dict[str, list] # Values to try
     seeds: list[int] # Each configuration runs with each of them
     mode: str = "each" # See `grid`
+    also: list[dict] = [] # See `grid`
 
 def read_study(
     path: str | Path, # A grid file
@@ -256,7 +260,7 @@ def run_study(
     parts = []
     for dataset in study.datasets:
         context = {"run": study.run, "dataset": dataset, "split_sha256": load_split(dataset).sha256, "fixed": study.fixed}
-        parts.append(ablate(Fixed(study.run, study.fixed | {"dataset": dataset}), study.default, study.factors, study.seeds, folder, study.mode, context, workers).assign(dataset=dataset))
+        parts.append(ablate(Fixed(study.run, study.fixed | {"dataset": dataset}), study.default, study.factors, study.seeds, folder, study.mode, context, workers, study.also).assign(dataset=dataset))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../nbs/17_ablation.ipynb #5fc90a6b

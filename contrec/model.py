@@ -7,7 +7,7 @@ __all__ = ['EMBEDDINGS', 'PRECISIONS', 'TEXT_SCORES', 'READOUT', 'PRESETS', 'Con
            'ContRecLoss', 'Network', 'Answers', 'ContRec']
 
 # %% ../nbs/15_model.ipynb #075b59a7
-import copy
+import contextlib, copy, os, shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -527,3 +527,24 @@ def _mean_rows(histories, e):
     "Mean of the item vectors of each history: (n, d)."
     weights = histories.to_csr(len(e))
     return np.asarray(weights @ e / np.maximum(weights.sum(1), 1), np.float32)
+
+# %% ../nbs/15_model.ipynb #a11ce5ed
+@patch(cls_method=True)
+def fitted(cls: ContRec,
+    config: Config, # How it must have been trained, and how it is to be read out
+    split: Split, # What it must have been fitted on
+    folder: str | Path, # Where the model is kept: beside it nothing else
+    device: str | torch.device | None = None, # As in the constructor
+) -> "ContRec":
+    "The model that `folder` keeps; where there is none it is trained and put there, whole. Raises `ConfigError` where the folder keeps another one."
+    folder = Path(folder)
+    if not (folder/"config.json").exists():
+        own = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        try:
+            cls(config, device).fit(split).save_pretrained(own)
+            with contextlib.suppress(OSError): own.rename(folder) # another process was first: its model is as good
+        finally: shutil.rmtree(own, ignore_errors=True)
+    model = cls.from_pretrained(folder, device)
+    different = [f.name for f in fields(Config) if f.name not in READOUT and getattr(model.config, f.name) != getattr(config, f.name)] + ["split"] * (model.split.sha256 != split.sha256)
+    if different: raise ConfigError(f"{folder} keeps a model with another {different[0]}. Name another folder, or delete this one.")
+    return model.with_readout(**{name: getattr(config, name) for name in READOUT if getattr(config, name) not in (getattr(model.config, name), None)})

@@ -37,6 +37,13 @@ def test_grid_sizes(sizes):
 def test_grid_refuses(factors, mode, message):
     with pytest.raises(ConfigError, match=message): grid(DEFAULT, factors, mode)
 
+
+@pytest.mark.parametrize("mode", ["each", "product"])
+def test_further_configurations_stand_beside_the_grid(mode):
+    plain, more = grid(DEFAULT, {"a": [0, 1]}, mode), grid(DEFAULT, {"a": [0, 1]}, mode, [{"a": 7, "c": 5}, {"a": 1}])
+    assert more == plain + [{**DEFAULT, "a": 7, "c": 5}]
+    with pytest.raises(ConfigError, match="'z' is no setting"): grid(DEFAULT, {}, mode, [{"z": 1}])
+
 @settings(max_examples=12, deadline=None)
 @given(kill=st.integers(1, 9))
 def test_a_killed_grid_resumes_and_ends_alike(tmp_path_factory, kill):
