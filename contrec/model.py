@@ -545,6 +545,6 @@ def fitted(cls: ContRec,
             with contextlib.suppress(OSError): own.rename(folder) # another process was first: its model is as good
         finally: shutil.rmtree(own, ignore_errors=True)
     model = cls.from_pretrained(folder, device)
-    different = [f.name for f in fields(Config) if f.name not in READOUT and getattr(model.config, f.name) != getattr(config, f.name)] + ["split"] * (model.split.sha256 != split.sha256)
+    different = [f.name for f in fields(Config) if (f.name not in READOUT or f.name == "seed") and getattr(model.config, f.name) != getattr(config, f.name)] + ["split"] * (model.split.sha256 != split.sha256)
     if different: raise ConfigError(f"{folder} keeps a model with another {different[0]}. Name another folder, or delete this one.")
     return model.with_readout(**{name: getattr(config, name) for name in READOUT if getattr(config, name) not in (getattr(model.config, name), None)})

@@ -428,3 +428,41 @@ def test_a_log_without_anything_to_predict():
     split = leave_one_out(from_frame(log, name="short"), core=1)
     with pytest.raises(DataError):
         ContRec(short(embedding_settings={"width": 2})).fit(split)
+
+
+def test_a_kept_model_is_trained_once_and_belongs_to_its_settings(small_split, tmp_path, monkeypatch):
+    trained, fit = [], ContRec.fit
+    monkeypatch.setattr(ContRec, "fit", lambda self, *given: trained.append(1) or fit(self, *given))
+    first = ContRec.fitted(short(), small_split, tmp_path / "kept")
+    again = ContRec.fitted(short(guidance=1.0), small_split, tmp_path / "kept")
+    assert len(trained) == 1 and [p.name for p in tmp_path.iterdir()] == ["kept"]
+    histories = small_split.histories("test")
+    assert np.array_equal(first.score(histories), again.with_readout(guidance=0.0).score(histories)) and again.config.guidance == 1.0
+    for config, split, word in ((short(lr=0.1), small_split, "another lr"), (short(seed=1), small_split, "another seed"), (short(), dataclasses.replace(small_split, sha256="0"), "another split")):
+        with pytest.raises(ConfigError, match=word):
+            ContRec.fitted(config, split, tmp_path / "kept")
+    assert len(trained) == 1
+
+
+def test_two_who_train_a_kept_model_at_once_leave_one(small_split, tmp_path, monkeypatch):
+    fit = ContRec.fit
+
+    def overtaken(self, *given):
+        ready = fit(self, *given)
+        ready.save_pretrained(tmp_path / "kept") # the other process is done first
+        return ready
+    monkeypatch.setattr(ContRec, "fit", overtaken)
+    assert ContRec.fitted(short(), small_split, tmp_path / "kept").config == short()
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_kept_model_that_cannot_be_written_leaves_nothing(small_split, tmp_path, monkeypatch):
+    save = ContRec.save_pretrained
+
+    def interrupted(self, folder):
+        save(self, folder)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(ContRec, "save_pretrained", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ContRec.fitted(short(), small_split, tmp_path / "kept")
+    assert not list(tmp_path.iterdir())
