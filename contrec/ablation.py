@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['RUNS', 'grid', 'run_once', 'side_by_side', 'ablate', 'read_ablation', 'nested', 'tokenizer_run', 'inside',
-           'model_run', 'readout_run', 'speed_run', 'Study', 'read_study', 'Fixed', 'run_study', 'summary', 'effects']
+           'model_run', 'text_run', 'readout_run', 'speed_run', 'Study', 'read_study', 'Fixed', 'run_study', 'summary',
+           'effects']
 
 # %% ../nbs/17_ablation.ipynb #b2f6fa26
-import itertools, json, math
+import itertools, json, math, time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -27,7 +28,10 @@ from .catalog import load_split
 from .core import CheckpointError, ConfigError, TrainingError, progress, read_json, seeded, write_json
 from .embeddings import linear
 from .evaluation import commit, config_hash, coverage, evaluate, measured
+from .metrics import per_user, top_k
 from .model import ContRec, preset
+from .retrieval import choose_weight, fuse
+from .text import hear, text_accuracy
 from .tokenizer import Tokenizer, diagnose, effective_rank, fit_tokenizer, survival
 
 # %% ../nbs/17_ablation.ipynb #31941671
@@ -188,6 +192,32 @@ def model_run(
     return {**{k: test.metrics[k] for k in ("NDCG@10", "HR@10", "NDCG@20")}, "valid NDCG@10": valid.metrics["NDCG@10"], "NDCG@10 sampled": sampled.metrics["NDCG@10"],
         "coverage@10": coverage(test.ids[:, :10], split.n_items), "train_seconds": sum(model.seconds.values()), **inside(model)}
 
+# %% ../nbs/17_ablation.ipynb #7e0c1a53
+def text_run(
+    config: Mapping, # `dataset`, `preset`, `score` (what the text score is, see `Config.text_score`); all else are settings of `contrec.model.Config`
+    seed: int, # Of everything random in training
+) -> dict[str, float]: # Metrics on test by both scores and by each, on validation (`valid ...`), of the answers, and costs
+    "Train ContRec once, let it rank and speak."
+    config = nested(config)
+    split, score, rows = load_split(config.pop("dataset")), config.pop("score"), []
+    with measured() as training: model = ContRec(preset(config.pop("preset"), **config, seed=seed)).fit(split, log=rows.append)
+    began = time.perf_counter()
+    speaking = model.with_readout(text_score=score, text_weight=0.0)
+    valid, test = hear(speaking, split, "valid"), hear(speaking, split)
+    weight = choose_weight(valid.latent, valid.text, split.valid, split.histories("valid")).weight
+    found, reading = {"weight": weight}, time.perf_counter() - began
+    long = split.histories("test").lengths > np.median(split.histories("test").lengths)
+    for part, heard, before in (("test", test, ""), ("valid", valid, "valid ")):
+        for name, scores in (("", heard.latent), (" text", heard.text), (" both", fuse(heard.latent, heard.text, weight))):
+            of_users = per_user(top_k(scores, 20, split.histories(part)).ids, split.targets(part), ks=(10,))
+            found |= {f"{before}{k}{name}": float(v.mean()) for k, v in of_users.items() if k != "MRR@10"}
+            if part == "test": found |= {f"NDCG@10{name} {which}": float(of_users["NDCG@10"][users].mean()) for which, users in (("long", long), ("short", ~long))}
+        accuracy = text_accuracy(speaking, split, part, heard.answers)
+        found |= {f"{before}F1": accuracy.f1, f"{before}frequent F1": accuracy.frequent_f1, f"{before}failed": accuracy.failures / accuracy.users, f"{before}cut": accuracy.cut / accuracy.users}
+    parameters = list(model.network.parameters())
+    return found | {"trained": sum(p.numel() for p in parameters if p.requires_grad), "parameters": sum(p.numel() for p in parameters), "train_seconds": training.seconds, "train_peak_mb": training.peak_mb,
+        "epoch_seconds": float(np.mean([r["seconds"] for r in rows if r["stage"] == "recommender"])), "read_seconds": reading}
+
 # %% ../nbs/17_ablation.ipynb #5b56ec82
 @lru_cache(maxsize=1)
 def _trained(dataset, name, settings, seed): # `settings` as JSON, because a cache needs a hashable key
@@ -222,7 +252,7 @@ def speed_run(
     return {"users_per_second": users / min(seconds)}
 
 # %% ../nbs/17_ablation.ipynb #7c950def
-RUNS = {"tokenizer": tokenizer_run, "model": model_run, "readout": readout_run, "speed": speed_run}
+RUNS = {"tokenizer": tokenizer_run, "model": model_run, "readout": readout_run, "speed": speed_run, "text": text_run}
 
 class Study(NamedTuple):
     "A grid file."

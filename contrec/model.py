@@ -62,6 +62,7 @@ class Config:
     batch_size: int = 32 # Histories per step
     lr: float = 1e-3 # Peak learning rate, reached after a twentieth of the steps, then falling to zero on a cosine
     weight_decay: float = 0.0 # Of AdamW
+    validate_every: int = 1 # Epochs between two validations; there always is one after the last epoch
     patience: int | None = None # Validations without a better NDCG@10 before training stops; `None` trains all epochs
     accumulate: int = 1 # Parts in which the histories of a step are worked through: more parts, less memory
     checkpointing: bool = False # Work out the language model's activations again in the backward pass instead of keeping them: less memory, more time
@@ -82,7 +83,7 @@ class Config:
     def __post_init__(self):
         for value, known, what in ((self.embedding, EMBEDDINGS, "embedding"), (self.tokenizer, Tokenizer.kinds, "tokenizer"), (self.template, TEMPLATES, "template"), (self.method, METHODS, "sampling method"), (self.precision, PRECISIONS, "precision"), (self.text_score, TEXT_SCORES, "text score"), (self.index, ItemIndex.kinds, "index")):
             if value not in known: raise ConfigError(f"unknown {what} '{value}'. Choose one of {', '.join(sorted(known))}.")
-        for name in ("tokenizer_epochs", "max_items", "epochs", "batch_size", "patience", "accumulate", "steps", "samples"):
+        for name in ("tokenizer_epochs", "max_items", "epochs", "batch_size", "validate_every", "patience", "accumulate", "steps", "samples"):
             if getattr(self, name) is not None and getattr(self, name) < 1: raise ConfigError(f"{name} is {getattr(self, name)}. It must be at least 1.")
         if self.text_weight is not None and not 0 <= self.text_weight < float("inf"): raise ConfigError(f"text_weight is {self.text_weight}. It must be 0 or more, or None to choose it on validation.")
         if self.text_score != "none" and not TEMPLATES[self.template].answer: raise ConfigError(f"template '{self.template}' has no answer, so there is no text score. Choose another template, or text_score none.")
@@ -255,6 +256,11 @@ class Answers(NamedTuple):
     failures: int # Texts in which none was found
     cut: int # Texts that did not end by themselves
 
+    @classmethod
+    def join(cls, parts) -> "Answers":
+        "Answers of several groups of users as one."
+        return cls(*(sum(column[1:], column[0]) for column in zip(*parts)))
+
 class ContRec(Recommender):
     "Generative recommendation with continuous tokens."
     name = "contrec"
@@ -342,7 +348,7 @@ class ContRec(Recommender):
         with torch.no_grad(): network.backbone.standardise(network.prompts.batch(histories.take(np.arange(min(128, len(histories))))).to(self.device), network.eval().catalogue().tokens)
         if c.checkpointing: network.backbone.checkpoint_gradients()
         train(network, lambda rows: network.loss(histories.take(rows.numpy())), len(histories), epochs=c.epochs, batch_size=c.batch_size, accumulate=c.accumulate,
-            lr=c.lr, warmup=0.05, shape="cosine", weight_decay=c.weight_decay, clip=5.0, ema=c.ema, seed=c.seed, evaluate=lambda: self._validate(accelerator), patience=c.patience,
+            lr=c.lr, warmup=0.05, shape="cosine", weight_decay=c.weight_decay, clip=5.0, ema=c.ema, seed=c.seed, evaluate=lambda: self._validate(accelerator), every=c.validate_every, patience=c.patience,
             checkpoint=checkpoint, log=note, name="recommender", accelerator=accelerator)
         if c.checkpointing: network.backbone.checkpoint_gradients(False)
         return network
@@ -389,18 +395,32 @@ class ContRec(Recommender):
         return TopK(*map(np.concatenate, zip(*map(search, batches))))
 
     # text
+    def _fed_back(self, preference): # (b, samples, d) -> (b, K, d) tokens of the first sample, where the template has a place for them
+        return self.network.feed_back(preference[:, 0], self._ready[0]) if self.network.prompts.template.uses_next else None
+
+    def say(self,
+        histories: Ragged, # (b) rows
+        preference: torch.Tensor, # (b, samples, d) from `generate`
+    ) -> Answers:
+        "What the model answers, with the generated token in the question where the template has a place for it, read back; a text in which nothing is found is counted, never an error. Raises `ConfigError` for a template without an answer."
+        template = self.network.prompts.template
+        if not template.answer: raise ConfigError(f"template '{self.config.template}' has no answer. Train with another one.")
+        said = self.network.say(histories, self._ready[0], self._fed_back(preference))
+        return Answers(said.texts, *parse_answer(list(map(template.categories_of, said.texts)), self.split.categories), int((~said.ended).sum()))
+
     @torch.no_grad()
     def text_scores(self,
         histories: Ragged, # (b) rows
         preference: torch.Tensor, # (b, samples, d) from `generate`; the first sample is what is fed back
+        said: Sequence[str] | None = None, # (b) what `say` returned, where it was asked before
     ) -> torch.Tensor: # (b, n_items)
         "How well each item's text agrees with what the model has to say (METHOD section 6); an item without categories gets its row's mean. Raises `ConfigError` where no item has any."
         network, (catalogue, _) = self.network, self._ready
-        shown = network.feed_back(preference[:, 0], catalogue) if network.prompts.template.uses_next else None
         if self.config.text_score == "sentence":
             encoder, items = self._sentences()
-            said, where = np.unique(network.say(histories, catalogue, shown).texts, return_inverse=True)
+            said, where = np.unique(self.say(histories, preference).texts if said is None else said, return_inverse=True)
             return torch.from_numpy(encode_texts(encoder, said)[where] @ items.T)
+        shown = self._fed_back(preference)
         answers, which = network.prompts.answers(titles=False)
         if not len(answers): raise ConfigError(f"no item of {self.split.name} has a category, so no answer can be likely. Set text_score to none or sentence.")
         parts = []
@@ -430,16 +450,9 @@ class ContRec(Recommender):
     def answers(self,
         histories: Ragged, # (b) rows of item numbers
     ) -> Answers:
-        "What the model says of each history, read back; a text in which nothing is found is counted, never an error. Raises `ConfigError` for a template without an answer."
-        network, template, parts = self.network, self.network.prompts.template, []
-        if not template.answer: raise ConfigError(f"template '{self.config.template}' has no answer. Train with another one.")
-        for rows in np.array_split(np.arange(len(histories)), max(1, -(-len(histories) // 512))):
-            batch = histories.take(rows)
-            catalogue, _, preference = self.generate(batch)
-            parts.append(network.say(batch, catalogue, network.feed_back(preference[:, 0], catalogue) if template.uses_next else None))
-        texts = [text for part in parts for text in part.texts]
-        parsed = parse_answer([template.categories_of(text) for text in texts], self.split.categories)
-        return Answers(texts, parsed.categories, parsed.failures, sum(int((~part.ended).sum()) for part in parts))
+        "As `say`, from the histories alone."
+        batches = [histories.take(rows) for rows in np.array_split(np.arange(len(histories)), max(1, -(-len(histories) // 512)))]
+        return Answers.join(self.say(batch, self.generate(batch)[2]) for batch in batches)
 
     def explain(self,
         history: Sequence[str], # Raw item ids, oldest first

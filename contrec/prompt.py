@@ -67,6 +67,7 @@ TEMPLATES = {
     "tokens": Template(suffix="likes"),
     "titles": Template("This person chose, oldest first:\n", "{title}", "\n", "\nKinds that fit the next choice:", " {categories}"),
     "both": Template("This person chose, oldest first:\n", "{title}:{tokens}", "\n", "\nKinds that fit the next choice:", " {categories}"),
+    "plain": Template("Items that a person chose, oldest first:", suffix=".\nKinds that fit the next choice:", answer=" {categories}"),
     "instructed": Template("Items that a person chose, oldest first:", "{tokens}", ",", ".\nKinds that fit the next choice:", " {categories}"),
     "profile": Template("Items that a person chose, oldest first:", "{tokens}", ",", ".\nThe person:{user}. Kinds that fit the next choice:", " {categories}", condition="prompt"),
     "reasoned": Template("Items that a person chose, oldest first:", "{tokens}", ",", ".\nKinds and title that fit the next choice:", " {categories}; {title}", condition="answer"),
