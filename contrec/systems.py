@@ -68,7 +68,11 @@ SYSTEMS = {
     "contrec-paper": System(partial(_contrec, "contrec-paper"), {}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__dispersive_weight=(0.05, 0.5))),
     "deftrec": System(partial(_contrec, "deftrec"), {}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__preference_weight=(0.1, 0.5))),
 }
-FUSED = {"contrec+ease": ("contrec", "ease"), "sasrec+ease": ("sasrec-ce", "ease")} # The second is the control of the first
+FUSED = { # Parts, fused from the left; what stands below a system of ours is its control
+    "contrec+ease": ("contrec", "ease"), "sasrec+ease": ("sasrec-ce", "ease"),
+    "contrec+recency": ("contrec", "ease-recency", "item-knn-recency"), "sasrec+recency": ("sasrec-ce", "ease-recency", "item-knn-recency"),
+    "recency": ("ease-recency", "item-knn-recency"),
+}
 
 # %% ../nbs/17_systems.ipynb #4d707cbf
 def _known(names, what, known):
@@ -191,10 +195,14 @@ def _seconds(recommender, measured_now):
     logged = recommender.seconds.values() if isinstance(recommender, ContRec) else [row["seconds"] for row in getattr(recommender, "log", None) or []]
     return max(measured_now, sum(logged))
 
+def _weights(recommender):
+    "The weight of every part of a fusion but the first."
+    return _weights(recommender.first) | {f"weight of {recommender.second.name}": recommender.choice.weight} if isinstance(recommender, Fused) else {}
+
 def _record(job, system, recommender, cost):
     split = split_of(job.dataset, job.ties)
     test, valid = (replace(evaluate(recommender, split, part), system=system) for part in ("test", "valid"))
-    beyond = beyond_accuracy(test, split) | {"valid NDCG@10": valid.metrics["NDCG@10"]} | ({"weight": recommender.choice.weight} if isinstance(recommender, Fused) else {})
+    beyond = beyond_accuracy(test, split) | {"valid NDCG@10": valid.metrics["NDCG@10"]} | _weights(recommender)
     return write_record(job.folder, test, job.seed, job.config(system), cost, beyond, count_numbers(recommender))
 
 # %% ../nbs/17_systems.ipynb #f1b5010b
@@ -211,8 +219,9 @@ def run_job(
         cost.seconds = _seconds(first, cost.seconds)
         for system in missing:
             if system == job.base: _record(job, system, first, cost); continue
-            second = FUSED[system][1]
-            with measured() as more: fused = Fused(first, make(second, settings_of(job.dataset, second, job.folder), job.seed)).fit(split)
+            with measured() as more:
+                fused = first
+                for part in FUSED[system][1:]: fused = Fused(fused, make(part, settings_of(job.dataset, part, job.folder), job.seed)).fit(split)
             _record(job, system, fused, Cost(cost.seconds + more.seconds, max(cost.peak_mb, more.peak_mb) if cost.peak_mb and more.peak_mb else None))
     except TrainingError as error: return f"{split.name}, {job.base}, seed {job.seed}: {error}"
     shutil.rmtree(work, ignore_errors=True)
@@ -265,7 +274,7 @@ def _tune_all(datasets, systems, folder, workers, tell):
     for d, p in todo: tune(d, p, folder, list(itertools.islice(found, len(SYSTEMS[p].search))))
 
 # %% ../nbs/17_systems.ipynb #14d73ed8
-OURS = ("contrec", "contrec+ease", "contrec-paper", "deftrec") # All others are baselines
+OURS = ("contrec", "contrec+ease", "contrec+recency", "contrec-paper", "deftrec") # All others are baselines, fusions without ContRec among them
 
 def _shuffled(records): return records["dataset"].str.endswith(TIES["random"])
 

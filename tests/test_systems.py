@@ -9,8 +9,8 @@ import pytest
 from contrec import cli, peers, systems
 from contrec.baselines import EASE, Popularity
 from contrec.core import CheckpointError, ConfigError, DataError, TrainingError
-from contrec.evaluation import read_records
-from contrec.peers import GRU4Rec
+from contrec.evaluation import evaluate, read_records
+from contrec.peers import Fused, GRU4Rec
 from contrec.systems import BUDGET, FUSED, SYSTEMS, Job, System, beyond, jobs_of, make, overview, product, run_comparison, searches, settings_of, split_of, tune, verdict
 
 
@@ -151,10 +151,19 @@ def test_a_fusion_trains_its_part_once_and_both_get_records(small, tmp_path):
     records = run(tmp_path, "sasrec+ease", "sasrec-ce", "ease", seeds=[0, 1]).set_index(["system", "seed"])
     assert [m["seed"] for m in small["sasrec-ce"].made] == [0, 1]
     fused = records.loc[("sasrec+ease", 1)]
-    assert fused["config"] == {"sasrec-ce": settings_of("small", "sasrec-ce", tmp_path), "ease": settings_of("small", "ease", tmp_path)} and fused["weight"] >= 0
+    assert fused["config"] == {"sasrec-ce": settings_of("small", "sasrec-ce", tmp_path), "ease": settings_of("small", "ease", tmp_path)} and fused["weight of EASE"] >= 0
     assert fused["parameters"] == records.loc[("sasrec-ce", 1), "parameters"] + records.loc[("ease", 0), "parameters"]
     assert fused["seconds"] > records.loc[("sasrec-ce", 1), "seconds"] and fused["valid NDCG@10"] >= records.loc[("sasrec-ce", 1), "valid NDCG@10"]
     run(tmp_path, "sasrec+ease", seeds=[0, 1])
+    assert len(small["sasrec-ce"].made) == 2
+
+
+def test_a_fusion_of_three_is_fused_from_the_left(small, small_split, tmp_path):
+    fused = run(tmp_path, "sasrec+recency").iloc[0]
+    two = Fused(make("sasrec-ce", SYSTEMS["sasrec-ce"].settings, 0), make("ease-recency", {})).fit(small_split)
+    three = Fused(two, make("item-knn-recency", {})).fit(small_split)
+    assert {k: v for k, v in fused.items() if k.startswith("weight of")} == {"weight of EASE, recency": two.choice.weight, "weight of item-kNN, recency": three.choice.weight}
+    assert list(fused["config"]) == ["sasrec-ce", "ease-recency", "item-knn-recency"] and (fused["ranks"] == evaluate(three, small_split).ranks).all()
     assert len(small["sasrec-ce"].made) == 2
 
 
@@ -198,7 +207,7 @@ def test_every_setting_that_is_tried_can_be_made(name):
     search = SYSTEMS[name].search
     assert len(search) in (0, BUDGET) and len({json.dumps(s, sort_keys=True) for s in search}) == len(search)
     for settings in search: assert make(name, json.loads(json.dumps(settings)), 3).name
-    for first, second in FUSED.values(): assert first in SYSTEMS and second in SYSTEMS
+    for parts in FUSED.values(): assert set(parts) <= set(SYSTEMS) and len(parts) > 1
 
 
 def test_jobs_come_in_whole_seeds(tmp_path):
