@@ -8,7 +8,7 @@ __all__ = ['KS', 'KEPT', 'run_job', 'table_text', 'example_text', 'run_command',
            'parser', 'main']
 
 # %% ../nbs/20_cli.ipynb #680704e0
-import argparse, json, shutil, sys, time
+import argparse, json, os, shutil, sys, time
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from . import catalog
 from .ablation import effects, read_study, run_study
@@ -40,14 +42,16 @@ def run_job(
     device: str | None = None, # Where ContRec trains; torch's default if `None`
     source: dict | None = None, # How the data was made, for `config.json`
     tell=print, # Told in a line what happens
-) -> dict: # What is in `metrics.json`
+    accelerator: Accelerator | None = None, # Its processes share the training of ContRec; one process if `None`
+) -> dict: # What is in `metrics.json`; empty in all processes but the first
     "Train ContRec beside three baselines and leave a run in `out`; raises `ConfigError` where `out` holds another run."
     out = Path(out)
     wanted = {"dataset": split.name, "split_sha256": split.sha256, "source": source or {}, "config": asdict(config)}
-    _claim(out, wanted, resume)
-    if (out/"metrics.json").exists():
-        tell(f"{out} holds a finished run.")
-        return read_json(out/"metrics.json")
+    first = accelerator is None or accelerator.is_main_process
+    if _agree(accelerator, lambda: _claim(out, wanted, resume) or (out/"metrics.json").exists()):
+        if first: tell(f"{out} holds a finished run.")
+        return read_json(out/"metrics.json") if first else {}
+    if not first: return ContRec(config, device).fit(split, folder=out, accelerator=accelerator) and {}
     began, seconds, evaluations = time.perf_counter(), {}, {}
     tell(f"{split.name}: {split.n_users:,} users, {split.n_items:,} items, {split.n_interactions:,} interactions. {split.protocol}.")
     for baseline in (Popularity(), ItemKNN(), EASE()):
@@ -55,7 +59,7 @@ def run_job(
         evaluations[baseline.name] = evaluate(baseline.fit(split), split, ks=KS)
         seconds[baseline.name] = round(time.perf_counter() - start, 3)
         tell(f"{baseline.name}: NDCG@10 {evaluations[baseline.name].metrics['NDCG@10']:.4f}, {seconds[baseline.name]:.1f} s")
-    model = ContRec(config, device).fit(split, folder=out, tell=tell)
+    model = ContRec(config, device).fit(split, folder=out, tell=tell, accelerator=accelerator)
     start = time.perf_counter()
     evaluations[model.name] = evaluate(model, split, ks=KS)
     seconds |= model.seconds | {"evaluation": round(time.perf_counter() - start, 3)}
@@ -73,6 +77,16 @@ def run_job(
     write_json(out/"metrics.json", metrics)
     shutil.rmtree(out/"stages", ignore_errors=True)
     return metrics
+
+def _agree(accelerator, ask):
+    "What the first process finds, in all of them; its errors too, so that none waits for it in vain."
+    found = [None, None]
+    if accelerator is None or accelerator.is_main_process:
+        try: found[0] = ask()
+        except ContrecError as error: found[1] = error
+    if accelerator is not None: broadcast_object_list(found)
+    if found[1] is not None: raise found[1]
+    return found[0]
 
 def _claim(out, wanted, resume):
     "Make `out` this run's folder, or refuse."
@@ -124,13 +138,21 @@ def _split(args):
     core = core if args.core is None else args.core
     return leave_one_out(interactions, core=core, repeats=args.repeats), source | {"core": core, "repeats": args.repeats}
 
+def _accelerator(device):
+    "What `accelerate launch` or `torchrun` has prepared, if this process was started by one of them."
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 and "ACCELERATE_MIXED_PRECISION" not in os.environ: return None
+    if device not in (None, "cpu"): raise ConfigError(f"--device {device} cannot hold for every process that was launched. Leave it out: Accelerate gives each its own.")
+    return Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available()) # left alone it takes processes without a GPU for strangers to each other
+
 def run_command(args):
     "contrec run"
     changes = {"seed": args.seed, "backbone": args.backbone} | ({"epochs": args.epochs} if args.epochs else {})
     config = preset(args.preset, **changes)
+    accelerator = _accelerator(args.device)
     split, source = _split(args)
     out = Path(args.out or f"runs/{split.name}-{args.preset}-{args.backbone.replace('/', '-')}-seed{args.seed}")
-    metrics = run_job(split, config, out, args.resume, args.device, source)
+    metrics = run_job(split, config, out, args.resume, args.device, source, accelerator=accelerator)
+    if not metrics: return
     model = ContRec.from_pretrained(out/"model", args.device)
     print(f"\n{table_text(metrics)}\n\n{example_text(example(model))}\n\n{out/'report.html'} tells the rest. {metrics['seconds']['total']:.0f} s.")
 
@@ -198,7 +220,8 @@ def parser() -> argparse.ArgumentParser:
     p = add(commands, "run", run_command, "train ContRec and three baselines on a data set, and compare them",
         description="Train ContRec beside popularity, item-kNN and EASE, rank all items for every test user, and leave a folder with the model, metrics.json, log.jsonl and report.html.",
         epilog="examples:\n  contrec run                                       MovieLens-100K, a few minutes on two cores\n  contrec run --data plays.csv --user-column who --item-column what --timestamp-column when\n"
-               "  contrec run --data log.parquet --items items.csv --core 3 --out runs/mine\n  contrec run --out runs/mine --data log.parquet --items items.csv --core 3 --resume")
+               "  contrec run --data log.parquet --items items.csv --core 3 --out runs/mine\n  contrec run --out runs/mine --data log.parquet --items items.csv --core 3 --resume\n"
+               "  accelerate launch --multi_gpu --num_processes 2 --no_python contrec run --dataset ml-1m     two processes, with or without GPUs")
     g = p.add_argument_group("data")
     x = g.add_mutually_exclusive_group()
     x.add_argument("--dataset", default="ml-100k", metavar="NAME", help=f"a named set, fetched and kept in a cache: {', '.join(catalog.DATASETS)} (default: %(default)s)")

@@ -4,9 +4,11 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from contrec.data import leave_one_out, read_items, read_log
 from contrec.metrics import per_user, summarise
 from contrec.model import ContRec, preset
 
@@ -89,3 +91,22 @@ def test_two_processes_resume_exactly(two):
     for found in two[1]:
         assert len(found["killed"]["scores"]) == 3 and len(found["resumed"]["scores"]) == 2 # the third epoch had no checkpoint yet
         assert found["resumed"]["scores"] == found["whole"]["scores"][2:] and found["resumed"]["weights"] == found["whole"]["weights"]
+
+
+def test_accelerate_launches_the_command_line(world, tmp_path):
+    """One run folder, each epoch told once, the metrics of one process within noise; and a refusal reaches both."""
+    launcher = [str(Path(sys.executable).parent / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "--no_python"]
+    command = [str(Path(sys.executable).parent / "contrec"), "run", "--data", str(world / "log.csv"), "--items", str(world / "items.csv"), "--epochs", "4", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    def launch():
+        return subprocess.run(launcher + command, capture_output=True, text=True, timeout=500, env=dict(os.environ, OMP_NUM_THREADS="1", CONTREC_PROGRESS="0", CUDA_VISIBLE_DEVICES=""))
+    done = launch()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("recommender ...") == 1 and done.stdout.count("report.html tells the rest") == 1
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.json", "log.jsonl", "metrics.json", "model", "report.html"]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in rows if r["stage"] == "recommender"] == [1, 2, 3, 4]
+    split = leave_one_out(read_log(world / "log.csv", items=read_items(world / "items.csv")))
+    one, two = ContRec(preset("contrec", epochs=4)).fit(split), json.loads((tmp_path / "run" / "metrics.json").read_text())["systems"]["contrec"]
+    assert abs(summarise(per_user(one.rank(split.histories("test"), 10).ids, split.test, ks=(10,)))["NDCG@10"] - two["NDCG@10"]) < 0.05
+    again = launch()
+    assert again.returncode != 0 and "already holds a run" in again.stderr and "Connection" not in again.stderr
