@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUNS', 'grid', 'run_once', 'side_by_side', 'ablate', 'read_ablation', 'nested', 'tokenizer_run', 'inside',
-           'model_run', 'text_run', 'readout_run', 'speed_run', 'Study', 'read_study', 'Fixed', 'run_study', 'summary',
-           'effects']
+           'model_run', 'text_run', 'cold_run', 'readout_run', 'speed_run', 'Study', 'read_study', 'Fixed', 'run_study',
+           'summary', 'effects']
 
 # %% ../nbs/17_ablation.ipynb #b2f6fa26
 import itertools, json, math, time
@@ -31,7 +31,7 @@ from .evaluation import commit, config_hash, coverage, evaluate, measured
 from .metrics import per_user, top_k
 from .model import ContRec, preset
 from .retrieval import choose_weight, fuse
-from .text import hear, text_accuracy
+from .text import cold_start, hear, hold_out_items, text_accuracy
 from .tokenizer import Tokenizer, diagnose, effective_rank, fit_tokenizer, survival
 
 # %% ../nbs/17_ablation.ipynb #31941671
@@ -212,12 +212,23 @@ def text_run(
         for name, scores in (("", heard.latent), (" text", heard.text), (" both", fuse(heard.latent, heard.text, weight))):
             of_users = per_user(top_k(scores, 20, split.histories(part)).ids, split.targets(part), ks=(10,))
             found |= {f"{before}{k}{name}": float(v.mean()) for k, v in of_users.items() if k != "MRR@10"}
-            if part == "test": found |= {f"NDCG@10{name} {which}": float(of_users["NDCG@10"][users].mean()) for which, users in (("long", long), ("short", ~long))}
+            if part == "test": found |= {f"NDCG@10{name} {which}": float(of_users["NDCG@10"][users].mean()) for which, users in (("long", long), ("short", ~long)) if users.any()}
         accuracy = text_accuracy(speaking, split, part, heard.answers)
         found |= {f"{before}F1": accuracy.f1, f"{before}frequent F1": accuracy.frequent_f1, f"{before}failed": accuracy.failures / accuracy.users, f"{before}cut": accuracy.cut / accuracy.users}
     parameters = list(model.network.parameters())
     return found | {"trained": sum(p.numel() for p in parameters if p.requires_grad), "parameters": sum(p.numel() for p in parameters), "train_seconds": training.seconds, "train_peak_mb": training.peak_mb,
         "epoch_seconds": float(np.mean([r["seconds"] for r, own in zip(rows, mine) if own])), "epoch_cpu_seconds": min(np.diff([r["cpu"] for r in rows])[mine[1:]]), "read_cpu_seconds": reading}
+
+# %% ../nbs/17_ablation.ipynb #7e0c1a55
+def cold_run(
+    config: Mapping, # `dataset`, `preset`; all else are settings of `contrec.model.Config`
+    seed: int, # Of everything random in training, and which items are taken out
+) -> dict[str, float]: # The columns of `contrec.text.cold_start`, each after the name of its system; `items` and `moments`, how many there were
+    "Train ContRec once without a tenth of the items, and ask for them."
+    config = nested(config)
+    cold = hold_out_items(load_split(config.pop("dataset")), seed=seed)
+    table = cold_start(ContRec(preset(config.pop("preset"), **config, seed=seed)).fit(cold.warm), cold)
+    return {"items": len(cold.items), "moments": len(cold.targets), **{f"{name} {column}": v for name, row in table.iterrows() for column, v in row.items()}}
 
 # %% ../nbs/17_ablation.ipynb #5b56ec82
 @lru_cache(maxsize=1)
@@ -253,7 +264,7 @@ def speed_run(
     return {"users_per_second": users / min(seconds)}
 
 # %% ../nbs/17_ablation.ipynb #7c950def
-RUNS = {"tokenizer": tokenizer_run, "model": model_run, "readout": readout_run, "speed": speed_run, "text": text_run}
+RUNS = {"tokenizer": tokenizer_run, "model": model_run, "readout": readout_run, "speed": speed_run, "text": text_run, "cold": cold_run}
 
 class Study(NamedTuple):
     "A grid file."

@@ -137,26 +137,24 @@ def hold_out_items(
     return ColdStart(warm, split.items[cold].reset_index(drop=True), histories, targets)
 
 # %% ../nbs/15_text.ipynb #7f23f724
-def _rank(scores, cold, k): return target_ranks(top_k(scores, k, cold.histories).ids, cold.targets)
-
 def cold_start(
     model: ContRec, # Fitted on `cold.warm`
     cold: ColdStart, # From `hold_out_items`
     k: int = 10, # Cut-off
-) -> pd.DataFrame: # Rows: systems; columns: HR and NDCG at k among the new items and among all
-    "How well never-seen items are found at the moments when they were chosen; raises `ConfigError` for a model fitted on another split."
+) -> pd.DataFrame: # Rows: systems; columns: HR and NDCG at k `among new` and `among all` items, of the known items that test users chose (`known`), and the share of new items in their lists (`shown`)
+    "How well never-seen items are found at the moments when they were chosen, and what the known ones lose; raises `ConfigError` for a model fitted on another split."
     n = cold.warm.n_items
     if model.split.n_items != n: raise ConfigError(f"the model knows {model.split.n_items} items, and {n} are left after the new ones were taken out. Fit it on cold.warm.")
-    larger = model.with_items(cold.items)
-    scores = np.concatenate([larger.score(cold.histories.take(rows)) for rows in np.array_split(np.arange(len(cold.histories)), -(-len(cold.histories) // 512))])
+    larger, draw = model.with_items(cold.items), np.random.default_rng(0)
     texts = text_encoder(model.config.text_encoder).fit(cold.warm.items)
     known, new = texts.transform(cold.warm.items), texts.transform(cold.items)
-    history = cold.histories.to_csr(n) @ known
-    neighbours = history @ np.concatenate([known, new]).T
-    random = np.random.default_rng(0).random(scores.shape, np.float32)
+    systems = {model.name: larger.score, "text neighbours": lambda h: h.to_csr(n) @ known @ np.concatenate([known, new]).T, "random order": lambda h: draw.random((len(h), n + len(new)))}
     rows = {}
-    for name, s in ((model.name, scores), ("text neighbours", neighbours), ("random order", random)):
-        among_new = np.where(np.arange(s.shape[1]) >= n, s, -np.inf)
-        measures = [summarise(from_ranks(_rank(x.astype(np.float32), cold, k), (k,))) for x in (among_new, s)]
-        rows[name] = {f"{m}@{k} among {what}": found[f"{m}@{k}"] for what, found in zip(("new", "all"), measures) for m in ("HR", "NDCG")}
+    for name, score in systems.items():
+        def ranked(histories, targets, only_new=False):
+            scores = np.concatenate([score(histories.take(rows)) for rows in np.array_split(np.arange(len(histories)), -(-len(histories) // 512))]).astype(np.float32)
+            ids = top_k(np.where(np.arange(scores.shape[1]) >= n, scores, -np.inf) if only_new else scores, k, histories).ids
+            return summarise(from_ranks(target_ranks(ids, targets), (k,))), ids
+        found = {"among new": ranked(cold.histories, cold.targets, True), "among all": ranked(cold.histories, cold.targets), "known": ranked(cold.warm.histories("test"), cold.warm.test)}
+        rows[name] = {f"{m}@{k} {what}": measures[f"{m}@{k}"] for what, (measures, _) in found.items() for m in ("HR", "NDCG")} | {"shown": float((found["known"][1] >= n).mean())}
     return pd.DataFrame(rows).T

@@ -186,7 +186,9 @@ def test_every_kind_of_study_runs_and_is_kept(tmp_path, small_world, small_split
     train = {f"train.{k}": v for k, v in small.items() if k != "preset"}
     readouts = Study("readout", ["small"], {"preset": "contrec", **train, "temperature": 1.0}, {"steps": 1, "samples": 1}, {"samples": [2]}, [0])
     speeds = readouts._replace(run="speed", fixed=readouts.fixed | {"users": 8, "users_at_once": 4})
-    for name, study, metric in (("t", kinds, "mse"), ("m", models, "NDCG@10"), ("r", readouts, "NDCG@10"), ("s", speeds, "users_per_second")):
+    spoken = models._replace(run="text", fixed=small | {"score": "sentence", "text_encoder": None}, default={"epochs": 1}, factors={"epochs": [2]})
+    cold = spoken._replace(run="cold", fixed=small | {"text_encoder": None})
+    for name, study, metric in (("t", kinds, "mse"), ("m", models, "NDCG@10"), ("r", readouts, "NDCG@10"), ("s", speeds, "users_per_second"), ("w", spoken, "NDCG@10 both"), ("c", cold, "contrec HR@10 among new")):
         first = run_study(study, tmp_path/name)
         assert len(first) == 2 and first[metric].notna().all() and first["failed"].isna().all() and set(first["dataset"]) == {"small"}
         before = {p: p.stat().st_mtime_ns for p in (tmp_path/name).iterdir()}
@@ -200,3 +202,22 @@ def test_what_is_inside_a_model_has_its_limits(small_world, small_split):
     model = ContRec(preset(epochs=1, tokenizer_epochs=3, embedding_settings={"width": 8}, max_items=8)).fit(small_split)
     found = ablation.inside(model, samples=4, steps=2)
     assert 0 < found["sample diversity"] < 1.4 and 1 <= found["hidden rank"] <= 256 and found["hidden norm"] > 0 and 1 <= found["preference rank"] <= 64
+
+def test_a_study_of_words_tells_what_its_parts_tell(small_world, small_split):
+    """The figures of one run, each made again by the function that a person would call for it."""
+    from contrec.evaluation import evaluate
+    from contrec.model import ContRec, preset
+    from contrec.text import hybrid_table, text_accuracy
+    settings = dict(epochs=3, tokenizer_epochs=3, embedding_settings={"width": 8}, lm_weight=1.0, text_encoder=None)
+    found = ablation.text_run({"dataset": "small", "preset": "contrec", "score": "sentence", **settings}, 0)
+    model = ContRec(preset("contrec", **settings)).fit(small_split)
+    assert np.isclose(found["NDCG@10"], evaluate(model, small_split).metrics["NDCG@10"]) and np.isclose(found["valid NDCG@10"], evaluate(model, small_split, "valid").metrics["NDCG@10"])
+    speaking = model.with_readout(text_score="sentence")
+    assert speaking.config.text_weight == found["weight"]
+    table, said = hybrid_table(speaking, small_split), text_accuracy(model, small_split)
+    for row, name in (("latent only", ""), ("text only", " text"), ("both", " both")): assert np.isclose(table.loc[row, "NDCG@10"], found["NDCG@10" + name])
+    assert np.isclose(found["F1"], said.f1) and np.isclose(found["frequent F1"], said.frequent_f1) and found["failed"] == said.failures / said.users and found["cut"] == said.cut / said.users
+    long = small_split.histories("test").lengths > np.median(small_split.histories("test").lengths)
+    if long.any(): assert np.isclose(found["NDCG@10 long"] * long.mean() + found["NDCG@10 short"] * (~long).mean(), found["NDCG@10"])
+    assert found["trained"] == found["parameters"] == sum(p.numel() for p in model.network.parameters())
+    assert 0 < found["epoch_cpu_seconds"] and 100 < found["train_peak_mb"] < 24 * 1024

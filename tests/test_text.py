@@ -97,6 +97,7 @@ def test_new_items_are_told_apart_by_their_text(small_split):
     assert list(found.index) == ["contrec", "text neighbours", "random order"] and ((found >= 0) & (found <= 1)).all().all()
     assert found.loc["contrec", "NDCG@3 among new"] > found.loc["random order", "NDCG@3 among new"]
     assert (found["HR@3 among all"] <= found["HR@3 among new"] + 1e-9).all()
+    assert 0 < found.loc["random order", "shown"] < 0.5
     with pytest.raises(ConfigError, match="Fit it on cold.warm"):
         cold_start(fitted, hold_out_items(small_split, 0.1))
     for share in (0.0, 1.0, 0.001):
