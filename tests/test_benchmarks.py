@@ -2,6 +2,7 @@
 import os
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from contrec.catalog import load_split
 from contrec.core import environment, seeded, write_json
 from contrec.embeddings import linear
 from contrec.evaluation import commit, measured
+from contrec.model import ContRec, preset
 from contrec.tokenizer import SigmaVAE, fit_tokenizer
 
 pytestmark = pytest.mark.benchmark
@@ -52,3 +54,103 @@ def test_one_epoch_over_a_million_items():
     report("tokenizer-million", items_per_second=n / cost.seconds, bare_products_items_per_second=n / bound, share_of_bound_percent=100 * bound / cost.seconds,
            encoded_items_per_second=n / encoding.seconds, peak_gib=max(cost.peak_mb, encoding.peak_mb) / 1024)
     assert max(cost.peak_mb, encoding.peak_mb) < 24 * 1024
+
+
+def unfitted(backbone, split, **changes):
+    """ContRec as the study of language models has it, with the weights that it starts from: speed does not depend on what was learnt."""
+    model = ContRec(preset("contrec", backbone=backbone, template="plain", max_items=20, precision="bf16", **changes))
+    model.split, model._ready, model._words = split, None, None
+    with seeded(0):
+        model._build(128)
+    model.network.inputs.data.copy_(torch.from_numpy(linear(split, width=128).items))
+    return model
+
+
+def padded(batch, length=1024):
+    """Published code pads every prompt to one length: in training behind it, before an answer in front of it."""
+    more = length - batch.input_ids.shape[1]
+    fill = dict(input_ids=0, attention_mask=0, token_slots=-1, user_slots=-1, labels=-100)
+    wider = {k: torch.nn.functional.pad(getattr(batch, k), (more, 0) if batch.side == "left" else (0, more), value=v) for k, v in fill.items()}
+    return batch._replace(**wider, condition_positions=batch.condition_positions + (more if batch.side == "left" else 0))
+
+
+def spliced_in_a_loop(backbone, batch, table):
+    """Place by place, as published code replaces its placeholders."""
+    words, rows = backbone.llm.get_input_embeddings()(batch.input_ids.clamp(min=0)), []
+    for r in range(len(words)):
+        places = list(words[r])
+        for p in range(len(places)):
+            if batch.token_slots[r, p] >= 0:
+                places[p] = backbone.adapter(table[batch.token_slots[r, p]]).to(words.dtype)
+        rows.append(torch.stack(places))
+    return torch.stack(rows)
+
+
+def published_loss(network, history):
+    """One history, one target: everything padded, scores of the whole vocabulary at every place, the condition after the last item."""
+    read, target = history.drop_last(), history.values[-1:]
+    batch, catalogue = padded(network.prompts.batch(read, target)), network.catalogue()
+    x = spliced_in_a_loop(network.backbone, batch, catalogue.tokens.flatten(0, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network.backbone.llm(inputs_embeds=x, attention_mask=batch.attention_mask, labels=batch.labels, output_hidden_states=True, use_cache=False)
+    condition = out.hidden_states[-1][:, batch.condition_positions[0, -1]].float()
+    target = torch.from_numpy(target)
+    return network.diffusion.loss(catalogue.latents[target], condition, catalogue.latents, target).total + network.lm_weight * out.loss
+
+
+@torch.no_grad()
+def published_list(network, history, text=True):
+    """One user: a padded prompt with a loop for its tokens, an answer of at most 16 words, 200 guided steps of diffusion, a ranking of all items."""
+    batch, catalogue = padded(network.prompts.batch(history, side="left")), network.catalogue()
+    x = spliced_in_a_loop(network.backbone, batch, catalogue.tokens.flatten(0, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = network.backbone.llm.base_model(inputs_embeds=x, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
+        said = network.backbone.llm.generate(inputs_embeds=x, attention_mask=batch.attention_mask, max_new_tokens=16, do_sample=False, pad_token_id=network.prompts.pad) if text else None
+    preference = network.diffusion.sample(hidden[:, -1].float(), steps=network.diffusion.schedule.T, guidance=1.0)[:, 0]
+    scores = torch.nn.functional.cosine_similarity(preference, catalogue.latents)
+    scores[torch.from_numpy(history.values)] = -torch.inf
+    return scores.topk(10).indices, said
+
+
+def best_rate(amount, work, repeats=2):
+    """Amount per second, the best of some repeats."""
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return amount / min(seconds)
+
+
+def language_model_speed(backbone="smollm2-135m", users=128, rows=16):
+    """Every rate of ours and of the published way, from one process."""
+    split = load_split("ml-100k")
+    model = unfitted(backbone, split)
+    network, histories = model.network, split.train.take(np.flatnonzero(split.train.lengths > 20)).last(21)
+    def step(loss):
+        network.train()
+        loss.backward()
+        network.zero_grad(set_to_none=True)
+    batch = histories.take(np.arange(rows))
+    targets = int((batch.lengths - 1).sum())
+    step(network.loss(batch).total) # Warm
+    found = {"targets_per_second": best_rate(targets, lambda: step(network.loss(batch).total)),
+             "published_targets_per_second": best_rate(1, lambda: step(published_loss(network, histories.take([0]))))}
+    network.eval()
+    asked = split.histories("test").take(np.arange(users))
+    speaking = model.with_readout(text_score="sentence", text_weight=0.1)
+    speaking.rank(asked.take(np.arange(2)), 10) # Warm: the encoder reads the catalogue
+    model._ready = speaking._ready
+    one = asked.take([0]).last(20)
+    return found | {"users_per_second": best_rate(users, lambda: model.rank(asked, 10)), "users_per_second_with_text": best_rate(users, lambda: speaking.rank(asked, 10)),
+        "published_users_per_second": best_rate(1, lambda: published_list(network, one, text=False)), "published_users_per_second_with_text": best_rate(1, lambda: published_list(network, one))}
+
+
+def test_language_model():
+    """Beside the published way: one target per sequence, everything padded to 1,024 places, a loop for the splice, one user at a time, 200 guided steps."""
+    pytest.importorskip("gguf")
+    found = language_model_speed()
+    ratios = {"targets_ratio": found["targets_per_second"] / found["published_targets_per_second"],
+              "latent_ratio": found["users_per_second"] / found["published_users_per_second"], "text_ratio": found["users_per_second_with_text"] / found["published_users_per_second_with_text"]}
+    report("language-model", **found, **ratios, load=os.getloadavg()[0])
+    assert ratios["targets_ratio"] >= 200 and ratios["latent_ratio"] >= 20 and ratios["text_ratio"] >= 20
