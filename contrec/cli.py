@@ -179,12 +179,14 @@ def recommend_command(args):
     table = model.recommend(known_history(model.split, args.user) if history is None else history, args.k)
     print(table.to_string(index=False) if not args.json else table.to_json(orient="records", force_ascii=False))
 
+_TOLD = {"tokenizer": "mse", "speed": "users_per_second", "cold": "contrec NDCG@10 among new"} # Of kinds of study, what is told first
+
 def ablate_command(args):
     "contrec ablate"
     study, name = read_study(args.grid), Path(args.grid).stem
     records = run_study(study, args.out or f"runs/{name}", args.workers)
     for dataset, part in records.groupby("dataset", sort=False):
-        for metric in args.metric or ["mse" if study.run == "tokenizer" else "NDCG@10"]:
+        for metric in args.metric or [_TOLD.get(study.run, "NDCG@10")]:
             table = effects(part.drop(columns="dataset"), study.default, metric)[["factor", "value", "seeds", "mean", "difference", "difference low", "difference high", "p"]]
             print(f"\n{dataset}, {metric}: difference from the default, its 95% interval over seeds\n{table.to_string(index=False, float_format=lambda v: f'{v:.4f}')}")
 
@@ -271,7 +273,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("grid", metavar="GRID", help="a grid file")
     p.add_argument("--out", metavar="DIR", help="folder of the records (default: runs/NAME-OF-THE-GRID)")
     p.add_argument("--workers", type=int, default=1, metavar="N", help="processes side by side, each with its share of the cores (default: %(default)s)")
-    p.add_argument("--metric", action="append", metavar="NAME", help="what is compared; may be given several times (default: NDCG@10, or mse for tokenizers alone)")
+    p.add_argument("--metric", action="append", metavar="NAME", help="what is compared; may be given several times (default: NDCG@10, or what the kind of study is about)")
 
     p = add(commands, "compare", compare_command, "train systems on data sets with seeds, kept, and resumed after a stop, and compare them",
         description="Train what is missing of a comparison, keep a record per data set, system and seed, and print who is ahead, by how much and at what cost.",
