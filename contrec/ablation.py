@@ -214,7 +214,7 @@ def text_run(
             found |= {f"{before}{k}{name}": float(v.mean()) for k, v in of_users.items() if k != "MRR@10"}
             if part == "test": found |= {f"NDCG@10{name} {which}": float(of_users["NDCG@10"][users].mean()) for which, users in (("long", long), ("short", ~long)) if users.any()}
         accuracy = text_accuracy(speaking, split, part, heard.answers)
-        found |= {f"{before}F1": accuracy.f1, f"{before}frequent F1": accuracy.frequent_f1, f"{before}failed": accuracy.failures / accuracy.users, f"{before}cut": accuracy.cut / accuracy.users}
+        found |= {f"{before}F1": accuracy.f1, f"{before}frequent F1": accuracy.frequent_f1, f"{before}unread": accuracy.failures / accuracy.users, f"{before}cut": accuracy.cut / accuracy.users}
     parameters = list(model.network.parameters())
     return found | {"trained": sum(p.numel() for p in parameters if p.requires_grad), "parameters": sum(p.numel() for p in parameters), "train_seconds": training.seconds, "train_peak_mb": training.peak_mb,
         "epoch_seconds": float(np.mean([r["seconds"] for r, own in zip(rows, mine) if own])), "epoch_cpu_seconds": min(np.diff([r["cpu"] for r in rows])[mine[1:]]), "read_cpu_seconds": reading}

@@ -190,6 +190,7 @@ def test_every_kind_of_study_runs_and_is_kept(tmp_path, small_world, small_split
     cold = spoken._replace(run="cold", fixed=small | {"text_encoder": None})
     for name, study, metric in (("t", kinds, "mse"), ("m", models, "NDCG@10"), ("r", readouts, "NDCG@10"), ("s", speeds, "users_per_second"), ("w", spoken, "NDCG@10 both"), ("c", cold, "contrec HR@10 among new")):
         first = run_study(study, tmp_path/name)
+        assert not {"seed", "failed", "seconds", "config", "context"} & set().union(*(json.loads(p.read_text())["metrics"] for p in (tmp_path/name).iterdir())) # a row has columns of these names
         assert len(first) == 2 and first[metric].notna().all() and first["failed"].isna().all() and set(first["dataset"]) == {"small"}
         before = {p: p.stat().st_mtime_ns for p in (tmp_path/name).iterdir()}
         again = run_study(study, tmp_path/name)
@@ -216,7 +217,7 @@ def test_a_study_of_words_tells_what_its_parts_tell(small_world, small_split):
     assert speaking.config.text_weight == found["weight"]
     table, said = hybrid_table(speaking, small_split), text_accuracy(model, small_split)
     for row, name in (("latent only", ""), ("text only", " text"), ("both", " both")): assert np.isclose(table.loc[row, "NDCG@10"], found["NDCG@10" + name])
-    assert np.isclose(found["F1"], said.f1) and np.isclose(found["frequent F1"], said.frequent_f1) and found["failed"] == said.failures / said.users and found["cut"] == said.cut / said.users
+    assert np.isclose(found["F1"], said.f1) and np.isclose(found["frequent F1"], said.frequent_f1) and found["unread"] == said.failures / said.users and found["cut"] == said.cut / said.users
     long = small_split.histories("test").lengths > np.median(small_split.histories("test").lengths)
     if long.any(): assert np.isclose(found["NDCG@10 long"] * long.mean() + found["NDCG@10 short"] * (~long).mean(), found["NDCG@10"])
     assert found["trained"] == found["parameters"] == sum(p.numel() for p in model.network.parameters())
