@@ -8,9 +8,10 @@ __all__ = ['View', 'table_to_html', 'show_text', 'show_picture', 'Explorer', 'un
            'explore_denoising', 'explore_recommendations', 'explore_records']
 
 # %% ../nbs/19_explore.ipynb #a559ccd0
-import base64, html, inspect, json, unicodedata
+import base64, contextlib, gc, html, inspect, json, unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ from .data import Ragged
 from .evaluation import compare, config_hash
 from .metrics import top_k
 from .model import ContRec
-from .retrieval import fuse
+from .retrieval import ItemIndex, fuse
 from .viz import COLOURS, INK, QUIET, main_category, plot_ablation, plot_comparison, plot_denoising, plot_recommendations, plot_sweep, plot_token_space, project
 
 # %% ../nbs/19_explore.ipynb #2ade3512
@@ -66,6 +67,14 @@ def show_picture(view: View) -> tuple[dict, dict]: # MIME type -> content, and t
     return {"image/png": base64.b64encode(figure.png()).decode(), "text/plain": f"Picture: {figure.alt}"}, {"image/png": {"width": width, "height": height, "alt": figure.alt}}
 
 # %% ../nbs/19_explore.ipynb #927ba5f4
+@contextlib.contextmanager
+def _garbage_later(): # A picture is thousands of objects; a search among all of them for garbage, half a second, waits until it is shown and gone
+    on = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if on: gc.enable()
+
 class _Box(widgets.VBox):
     def _repr_mimebundle_(self, **options):
         bundle = super()._repr_mimebundle_(**options)
@@ -88,13 +97,16 @@ class Explorer:
         about = docments(view) if inspect.ismethod(view) else {}
         for name, control in self.controls.items():
             control.observe(self._moved, "value")
-            if control not in wide: control.tooltip = about.get(name) or control.description or name # Or the page would say "null"
+            if control in wide: continue
+            control.tooltip = about.get(name) or control.description or name # Or the page would say "null"
+            if control.description: control.style.description_width = "90px" # Or "temperature" would be cut
 
     @property
     def state(self) -> dict: # Keyword -> value, lists as tuples
         "Where the controls stand."
         return {k: tuple(c.value) if isinstance(c.value, list) else c.value for k, c in self.controls.items()}
 
+    @_garbage_later()
     def _moved(self, change):
         try:
             text = self.text(**self.state)
@@ -208,12 +220,22 @@ def _catalogue(model):
     if getattr(model, "network", None) is None: raise ConfigError(f"{model.name} has no token space to look at. Give a fitted ContRec, or ContRec.from_pretrained(folder).")
     with torch.no_grad(): return model.network.eval().catalogue()
 
+def _conditions(model, catalogue, keep=256): # -> remembers, for item numbers (a tuple), the state after the last of them, (1, h)
+    @lru_cache(keep)
+    @torch.no_grad()
+    def condition(items): return model.network.eval().state(Ragged.from_lists([items]), catalogue)
+    return condition
+
+def _sampled(model, condition, readout): # -> (1, samples, d) preferences, as the model draws them with these settings (pairs of name and value)
+    config = replace(model.config, **dict(readout))
+    noise = torch.Generator(model.network.inputs.device).manual_seed(config.seed)
+    return model.network.diffusion.sample(condition, config.steps, config.guidance, config.samples, config.temperature, config.method, noise)
+
 def _unit(x): return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
-def _zoomed(figure, points): # The same figure, cut to the surroundings of (m, 2) points
+def _around(points): # (m, 2) -> (2, 2) the corners of their surroundings
     low, span = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-3)
-    figure.axes[0].set(xlim=(low[0] - 0.1 * span[0], low[0] + 1.25 * span[0]), ylim=(low[1] - 0.1 * span[1], low[1] + 1.15 * span[1]))
-    return figure
+    return low + np.array([[-0.1, -0.1], [1.25, 1.15]]) * span
 
 class TokenSpace:
     "Items on a map, and the neighbours of a title; raises `ConfigError` for a model without one."
@@ -260,9 +282,9 @@ class TokenSpace:
         cosine[chosen] = 1
         marks = np.full(len(points), "", dtype=object); marks[near] = range(len(near))
         def draw():
-            figure = plot_token_space(points, highlight=near, titles=marks, title=f"Around {self.names[chosen]}", **paint)
+            figure = plot_token_space(points, highlight=near, titles=marks, title=f"Around {self.names[chosen]}", window=_around(points[near]) if zoom else None, **paint)
             figure.alt = f"{title}. Ringed and numbered from 0: {self.names[chosen]} and its nearest neighbours, {', '.join(self.names[i] for i in near[1:])}."
-            return _zoomed(figure, points[near]) if zoom else figure
+            return figure
         more = f" {len(found)} titles fit '{search}'; this is number {min(match, len(found))}." if len(found) > 1 else ""
         return View(draw, self._table(near, number=range(len(near)), cosine=cosine[near].astype(float).round(3)), f"Nearest to {self.names[chosen]}, by the cosine of latents.{more}")
 
@@ -275,12 +297,11 @@ class TokenSpace:
         edges = ([np.array([left, [right[0], left[1]], right, [left[0], right[1]]])] if (across, up) != ((0, 100), (0, 100)) else []) + ([loop] if len(loop) else [])
         what = "loop" if len(loop) else "window"
         def draw():
-            figure = plot_token_space(points, title=title, **paint)
-            if not edges: return figure
             drawn = [points.min(0) + np.ptp(points, axis=0) * edge / 100 for edge in edges]
+            figure = plot_token_space(points, title=title, window=_around(drawn[-1]) if zoom and edges else None, **paint)
             for corners in drawn: figure.axes[0].add_patch(Polygon(corners, fill=False, ls="--", lw=1.2, color=INK))
-            figure.alt += f" A dashed {what} holds {count} of them."
-            return _zoomed(figure, drawn[-1]) if zoom else figure
+            if edges: figure.alt += f" A dashed {what} holds {count} of them."
+            return figure
         count, inside = len(inside), inside[np.argsort(-self.counts[inside], kind="stable")]
         return View(draw, self._table(inside[:50]), f"{count:,} of {len(points):,} items are in the {what}" + (", the 50 most popular are listed." if count > 50 else "."))
 
@@ -316,11 +337,11 @@ class Denoising:
         self.unit, self.names = _unit(self.latents), unique_names(self.split.items)
         self.points, self.centre = project(self.latents, "pca"), self.latents.mean(0)
         self.axes = np.linalg.lstsq(self.latents - self.centre, self.points, rcond=None)[0] # (d, 2)
-        self.histories, self.condition = self.split.histories("test"), lru_cache(256)(self._condition)
+        self.histories, self._condition = self.split.histories("test"), _conditions(model, self._tokens)
 
-    @torch.no_grad()
-    def _condition(self, user): # Number -> (1, h), the state after the last item
-        return self.model.network.eval().state(self.histories.take([user]), self._tokens)
+    def condition(self, user: int) -> torch.Tensor: # (1, h)
+        "The state after a user's last item."
+        return self._condition(tuple(self.histories[user].tolist()))
 
     def walk(self, user: int, steps: int, guidance: float, samples: int, temperature: float, seed: int) -> np.ndarray: # (samples, steps + 1, d)
         "Every position of every sample."
@@ -341,14 +362,15 @@ class Denoising:
         paths = self.walk(u, steps, guidance, samples, temperature, seed)
         cosine = _unit(paths[0]) @ self.unit.T # (steps + 1, n_items)
         cosine[:, self.histories[u]] = -np.inf # A seen item is never recommended
-        best, target = cosine.argmax(1), int(self.split.test[u])
+        best, target = top_k(cosine, 3).ids, int(self.split.test[u])
         nothing = np.abs(paths[0]).max(1) == 0 # Temperature 0 starts nowhere
-        nearest = np.where(nothing, "(no direction yet)", np.array(self.names, dtype=object)[best])
+        nearest = ["(no direction yet)" if empty else self.names[row[0]] for row, empty in zip(best, nothing)]
+        then = ["" if empty else "; ".join(self.names[i] for i in row[1:] if i >= 0) for row, empty in zip(best, nothing)]
         schedule = self.model.network.diffusion.schedule
         t = np.array(schedule.times(steps))
         noise = 100 * np.sqrt(1 - schedule.abar.double().cpu().numpy()[t])
         place = np.where(np.isfinite(cosine[:, target]), 1 + (cosine > cosine[:, [target]]).sum(1), 0)
-        table = pd.DataFrame({"step": range(steps + 1), "t": t, "noise (%)": noise.round(1), "nearest unseen title": nearest, "cosine": np.where(nothing, np.nan, cosine.max(1)).round(3),
+        table = pd.DataFrame({"step": range(steps + 1), "t": t, "noise (%)": noise.round(1), "nearest unseen title": nearest, "cosine": np.where(nothing, np.nan, cosine.max(1)).round(3), "then": then,
             "place of what came next": np.where(nothing | (place == 0), "", place.astype(str))})
         directions = _unit(paths) * self.latents.shape[1]**0.5 # Items have this norm, and the cosine sees no other
         title = f"User {user}, {steps} step{'s' * (steps > 1)}, guidance {guidance:g}, seed {seed}"
@@ -376,16 +398,25 @@ class Playground:
         self.model, self.split, self.shown, self._tokens = model, model.split, shown, _catalogue(model)
         self.names, self.histories = unique_names(self.split.items), self.split.histories("test")
         self.number = {n: i for i, n in enumerate(self.names)}
-        self.answers, self.which = model.network.prompts.answers()
-        self.before, self.said = lru_cache(256)(lambda u: model.rank(self.histories.take([u]), 100).ids[0]), lru_cache(64)(self._said)
+        self.answers, self.which = model.network.prompts.answers(titles=False)
+        self.condition, self.before = _conditions(model, self._tokens), lru_cache(256)(lambda u: model.rank(self.histories.take([u]), 100).ids[0])
+        self.said, self.sentence = lru_cache(64)(self._said), lru_cache(64)(self._sentence)
+        _, self.index, _ = model.generate(self.histories.take([0]))
 
     def history_of(self, user: str) -> tuple[str, ...]:
         "Names of the latest items of a known user; none for no user."
         return tuple(self.names[i] for i in self.histories[self.split.user_number(user)][-self.shown:]) if user else ()
 
-    def _said(self, history): # Numbers -> (C,) log-probabilities of the distinct answers
-        batch = self.model.network.prompts.batch(Ragged.from_lists([history]), side="left").to(self.model.network.inputs.device)
-        return self.model.network.backbone.likelihood(batch, self._tokens.tokens, self.answers)[0].cpu()
+    @torch.no_grad()
+    def _said(self, items, readout): # -> (C,) log-probabilities of the distinct answers
+        network = self.model.network
+        shown = network.feed_back(_sampled(self.model, self.condition(items), readout)[:, 0], self._tokens) if network.prompts.template.uses_next else None
+        batch, tokens, users = network.question(Ragged.from_lists([items]), self._tokens, shown)
+        return network.backbone.likelihood(batch, tokens, self.answers, users)[0].cpu()
+
+    @torch.no_grad()
+    def _sentence(self, items, readout): # -> (1, n_items) similarity of the items' texts to the answer
+        return self.model.text_scores(Ragged.from_lists([items]), _sampled(self.model, self.condition(items), readout))
 
     def view(self,
         user: str, # Id, or nothing for somebody new
@@ -406,11 +437,11 @@ class Playground:
         items = [] if u is None else self.histories[u][:-self.shown].tolist()
         items = (*items, *(self.number[n] for n in history))
         if not items: raise DataError("the history is empty. Add at least one title.")
-        rows = Ragged.from_lists([items])
-        scores = torch.from_numpy(self.model.with_readout(samples=samples, temperature=temperature, guidance=guidance, steps=steps, seed=seed).score(rows))
-        words, note = self._words(items)
-        if weight: scores = fuse(scores, words, weight, rows)
-        top = top_k(scores, k, rows)
+        readout = tuple({"samples": samples, "temperature": temperature, "guidance": guidance, "steps": steps, "seed": seed}.items())
+        scores = self.index.scores(_sampled(self.model, self.condition(items), readout)).cpu()
+        words, note = self._words(items, readout)
+        if weight: scores = fuse(scores, words, weight)
+        top = top_k(scores, k, Ragged.from_lists([items]))
         ids, values = top.ids[0][top.ids[0] >= 0], top.scores[0][top.ids[0] >= 0]
         if not len(ids): raise DataError("every item is in the history, so nothing is left to recommend. Take some away.")
         hit = next((n for n, i in enumerate(ids, 1) if u is not None and i == self.split.test[u]), None)
@@ -422,19 +453,22 @@ class Playground:
             note = f"{sum(old.get(i, 101) > k for i in ids.tolist())} of {len(ids)} were not in the first {k} before. {note}"
         return View(draw, table, note)
 
-    def _words(self, items): # -> (1, n_items) log-probability of each item's answer, and what is most likely
+    def _words(self, items, readout): # -> (1, n_items) score of each item's text, and what is most likely to be said
         if not len(self.answers): return torch.zeros(1, len(self.names)), ""
-        said, prompts = self.said(items), self.model.network.prompts
-        found = [f"{prompts.text.decode(self.answers[int(i)], skip_special_tokens=True).strip()} ({100 * float(said[i].exp()):.0f}%)" for i in said.topk(min(3, len(said))).indices]
+        prompts = self.model.network.prompts
+        if not prompts.template.uses_next: readout = () # What is said depends on the history alone
+        said = self.said(items, readout)
+        found = [f"{prompts.text.decode(self.answers[int(i)], skip_special_tokens=True).strip()} ({100 * float(said[i].exp()):.1f}%)" for i in said.topk(min(3, len(said))).indices]
         which = torch.from_numpy(self.which)
-        words = torch.where(which >= 0, said[which.clamp(min=0)], said[which[which >= 0]].mean()) # Neither for nor against an item without categories
-        return words[None], f"What the language model says comes next, most likely first: {'; '.join(found)}."
+        words = torch.where(which >= 0, said[which.clamp(min=0)], said[which[which >= 0]].mean())[None] # Neither for nor against an item without categories
+        if self.model.config.text_score == "sentence": words = self.sentence(items, readout)
+        return words, f"What the language model says comes next, most likely first: {'; '.join(found)}."
 
     def controls(self) -> dict[str, widgets.Widget]:
         "A widget for every keyword of `view` but `k`; choosing a user fills in the history."
         c, first = self.model.config, str(self.split.user_ids[0])
         user = widgets.Combobox(value=first, options=[str(u) for u in self.split.user_ids[:100]], description="user", continuous_update=False)
-        history = widgets.TagsInput(value=list(self.history_of(first)), allowed_tags=self.names, allow_duplicates=False, layout={"width": "100%"})
+        history = widgets.TagsInput(value=list(self.history_of(first)), allowed_tags=self.names, allow_duplicates=False, placeholder="add a title", layout={"width": "100%"})
         def fill(change):
             try: history.value = list(self.history_of(change["new"]))
             except DataError: pass # The view itself will say so
@@ -442,7 +476,7 @@ class Playground:
         controls = {"user": user, "samples": widgets.IntSlider(c.samples, 1, max(64, c.samples), description="samples"), "temperature": widgets.FloatSlider(c.temperature, min=0, max=1.5, step=0.1, description="temperature")}
         if self.model.network.diffusion.drop: controls["guidance"] = widgets.FloatSlider(c.guidance, min=0, max=4, step=0.25, description="guidance")
         controls |= {"steps": widgets.IntSlider(c.steps, 1, max(16, c.steps), description="steps"), "seed": widgets.IntSlider(c.seed, min(0, c.seed), c.seed + 50, description="seed")}
-        if len(self.answers): controls["weight"] = widgets.FloatSlider(0, min=0, max=2, step=0.1, description="words (λ)")
+        if len(self.answers): controls["weight"] = widgets.FloatSlider(c.text_weight or 0, min=0, max=max(2, c.text_weight or 0), step=0.05, description="words (λ)")
         return controls | {"history": history}
 
 # %% ../nbs/19_explore.ipynb #39daae79
@@ -550,7 +584,8 @@ class AblationBrowser:
 
     def controls(self) -> dict[str, widgets.Widget]:
         "A widget for every keyword of `view`; what there is to choose follows the context."
-        context, metric = widgets.Dropdown(options=list(self.parts), description="context"), widgets.Dropdown(description="metric")
+        named = [(", ".join(f"{k} = {v}" for k, v in json.loads(text).items()) or "nothing else", text) for text in self.parts]
+        context, metric = widgets.Dropdown(options=named, description="context", layout={"width": "max-content"}), widgets.Dropdown(description="metric")
         default, factor = widgets.Dropdown(description="against"), widgets.Dropdown(description="factor")
         def fill(change=None):
             metrics = self.metrics(context.value)

@@ -36,7 +36,8 @@ class Picture(Figure):
     alt = ""
     def png(self) -> bytes:
         "The picture as a PNG file, opaque, in 256 colours (a third of the size), the same bytes each time."
-        before, canvas, small = self.canvas, FigureCanvasAgg(self), io.BytesIO()
+        before, small = self.canvas, io.BytesIO()
+        canvas = before if isinstance(before, FigureCanvasAgg) else FigureCanvasAgg(self)
         canvas.draw(); self.set_canvas(before)
         Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256, dither=Image.Dither.NONE).save(small, "png") # Faster methods leave bands in a colour bar
         return small.getvalue()
@@ -75,13 +76,14 @@ COLOURS = [sns.color_palette("colorblind").as_hex()[i] for i in (0, 1, 2, 3, 4, 
 MARKERS = "os^DvPX*"
 LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2))]
 _STYLE = {**matplotlib.rcParamsDefault, "figure.facecolor": PAPER, "axes.facecolor": PAPER, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
-    "axes.titlesize": 10.5, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 9, "axes.axisbelow": True, "figure.dpi": 100, "savefig.dpi": 100}
+    "axes.titlesize": 10.5, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 9, "axes.axisbelow": True, "axes.titley": 1.0, "figure.dpi": 100, "savefig.dpi": 100}
 for _key in ("backend", "interactive", "backend_fallback"): _STYLE.pop(_key, None)
 
 def _styled(f): return matplotlib.rc_context(_STYLE)(f)
 
 def _figure(width=7.5, height=3.0, rows=1, columns=1, grid="both", **options): # -> figure, (rows, columns) axes
     figure = Picture(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure) # Layout and drawing share a canvas, and with it the measures of every text
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     for ax in axes.flat:
         ax.tick_params(which="both", colors=INK, labelcolor=INK, labelsize=9)
@@ -249,12 +251,12 @@ def _groups(labels, most=8): # -> [(name, mask, colour, marker)], the rest in gr
     return groups + ([("none" if set(labels[rest]) == {"none"} else "other", rest, QUIET, ".")] if rest.any() else [])
 
 # %% ../nbs/18_viz.ipynb #6b77f763
-def _paint(figure, axes, spaces, labels, values, value_label): # Dots in every panel, one legend or colour bar for all -> what the colours say
+def _paint(figure, axes, spaces, labels, values, value_label, shown=None): # Dots in every panel, the fewer are shown the larger, one legend or colour bar for all -> what the colours say
     n = len(spaces[0])
     for name, given in ("labels", labels), ("values", values):
         if given is not None and len(given) != n: raise ConfigError(f"{n} points but {len(given)} {name}: give one for each.")
     if labels is not None and values is not None: raise ConfigError("colour by labels or by values, not by both.")
-    size = float(np.clip(9000 / max(n, 1), 3, 40))
+    size = float(np.clip(9000 / max(n if shown is None else shown, 1), 3, 40))
     for ax in axes: ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(len(axes) > 1)
     if values is not None:
         values = np.asarray(values, dtype=float)
@@ -282,16 +284,19 @@ def plot_token_space(
     highlight: Sequence[int] = (), # Points that are ringed
     titles: Sequence[str] | None = None, # Names of all points; those of the ringed ones are written
     title: str = "Token space",
+    window: np.ndarray | None = None, # (2, 2): left and bottom, right and top of what is shown; everything if `None`
 ) -> Figure:
     "Items in the plane, coloured by category or by a number; raises `ConfigError` for lengths that do not fit."
     points = _points("points", points)
     if titles is not None and len(titles) != len(points): raise ConfigError(f"{len(points)} points but {len(titles)} titles: give one for each.")
     figure, ((ax,),) = _figure(7, 4.6, grid=None)
-    about = _paint(figure, [ax], [points], labels, values, value_label)
+    shown = None if window is None else int(((points >= window[0]) & (points <= window[1])).all(1).sum())
+    about = _paint(figure, [ax], [points], labels, values, value_label, shown)
+    if window is not None: ax.set(xlim=window[:, 0], ylim=window[:, 1])
     highlight = np.asarray(highlight, dtype=int)
     ax.scatter(*points[highlight].T, s=90, facecolors="none", edgecolors=INK, linewidths=1.4)
     if titles is not None:
-        height, last = points[:, 1] / max(float(np.ptp(points[:, 1])), 1e-9) * 290, -np.inf # In points of print, so that no name covers another
+        height, last = points[:, 1] / max(float(np.ptp((points if window is None else window)[:, 1])), 1e-9) * 290, -np.inf # In points of print, so that no name covers another
         for i in highlight[np.argsort(height[highlight], kind="stable")]:
             last = max(height[i] + 5, last + 13)
             ax.annotate(plain(titles[i], 32), points[i], xytext=(9, last - height[i]), textcoords="offset points", fontsize=8.5, color=INK, bbox={"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 1})

@@ -29,8 +29,9 @@ def split(small_split):
     return small_split
 
 
-def fitted(split, **diffusion):
-    config = preset(epochs=4, lr=1e-2, tokenizer_epochs=10, embedding_settings={"width": 8}, tokenizer_settings={"width": 8}, diffusion={"hidden": 16, "blocks": 1, **diffusion}, backbone_settings={"hidden": 8})
+def fitted(split, config={}, **diffusion):
+    small = dict(epochs=4, lr=1e-2, tokenizer_epochs=10, embedding_settings={"width": 8}, tokenizer_settings={"width": 8}, diffusion={"hidden": 16, "blocks": 1, **diffusion}, backbone_settings={"hidden": 8})
+    config = preset(**small | config)
     return ContRec(config).fit(split)
 
 
@@ -188,6 +189,20 @@ def test_an_error_is_told_and_the_last_picture_stays(explorables, notebook):
     assert explorer.message.value == "" and notebook.outputs != before
 
 
+def test_garbage_waits_until_the_answer_is_shown(explorables, monkeypatch):
+    import gc
+    states = []
+    monkeypatch.setattr(Picture, "png", lambda figure, real=Picture.png: states.append(gc.isenabled()) or real(figure))
+    explorer = Explorer(explorables["records"].view, explorables["records"].controls())
+    explorer.controls["metric"].value = "HR@5"
+    explorer.controls["reference"].value = "EASE"
+    assert states == [True, False, False] and gc.isenabled()
+    with monkeypatch.context() as patch:
+        patch.setattr(explorer, "text", lambda **state: 1 / 0)
+        with pytest.raises(ZeroDivisionError): explorer.controls["metric"].value = "HR@10"
+    assert gc.isenabled()
+
+
 def test_a_bug_is_not_hidden():
     def view(x):
         if x: raise KeyError("bug")
@@ -310,6 +325,17 @@ def test_a_loop_and_what_it_holds_are_in_the_picture(explorables):
     assert np.ptp(zoomed.axes[0].get_xlim()) < np.ptp(figure.axes[0].get_xlim())
 
 
+def test_numbers_stand_beside_their_rings_in_a_zoomed_picture(explorables):
+    space = explorables["space"]
+    figure = space.view(search=space.names[3], neighbours=2, zoom=True).figure
+    figure.canvas.draw()
+    ax, told = figure.axes[0], [text for text in figure.axes[0].texts if text.get_text()]
+    assert sorted(text.get_text() for text in told) == ["0", "1", "2"]
+    for text in told:
+        right, up = text.get_window_extent().min - ax.transData.transform(text.xy)
+        assert 0 < right < 20 and 0 < up < 45 # Pixels: two of them may have to give way to a third
+
+
 def test_a_click_takes_the_nearest_item(explorables):
     space = explorables["space"]
     on = explore.percent(space.plane("pca"))
@@ -401,6 +427,15 @@ def test_guidance_only_where_it_was_trained(split, explorables):
     with pytest.raises(ConfigError, match="drop = 0"): Denoising(blind).view(split.user_ids[0], guidance=1.0)
 
 
+def test_the_nearest_three_are_told_at_every_step(explorables, split):
+    denoising, u = explorables["denoising"], 6
+    table = denoising.view(split.user_ids[u], steps=4, guidance=0.5, seed=2).table
+    x = denoising.latents / np.linalg.norm(denoising.latents, axis=1, keepdims=True)
+    for step, position in enumerate(denoising.walk(u, 4, 0.5, 4, 1.0, 2)[0]):
+        order = [i for i in np.argsort(-(x @ position), kind="stable") if i not in split.histories("test")[u]]
+        assert [table["nearest unseen title"][step], *table["then"][step].split("; ")] == [denoising.names[i] for i in order[:3]]
+
+
 # Playground
 
 def test_the_unedited_history_gives_the_models_own_list(explorables, model, split):
@@ -420,6 +455,44 @@ def test_the_older_part_of_a_history_still_counts(model, split):
     seen = {short.names[i] for i in split.histories("test")[0]}
     edited = short.view(user, short.history_of(user)[:-1], k=40).table["title"]
     assert short.history_of(user)[-1] in set(edited) and not (seen - {short.history_of(user)[-1]}) & set(edited)
+
+
+@pytest.mark.parametrize("settings", [{"template": "profile"}, {"template": "explained", "temperature": 1.0}, {"text_score": "sentence", "text_encoder": None, "epochs": 12, "lm_weight": 5.0, "batch_size": 4}], ids=str)
+def test_a_models_own_words_give_its_own_list(split, settings):
+    """Templates with the user's tokens or a fed-back item, and both kinds of text score."""
+    model = fitted(split, config={"text_score": "likelihood", "text_weight": 0.7} | settings)
+    playground = Playground(model)
+    c = model.config
+    speechless, moved = model.with_readout(text_weight=0.0), 0
+    for u in range(0, split.n_users, 17):
+        view = playground.view(split.user_ids[u], samples=c.samples, temperature=c.temperature, guidance=c.guidance, steps=c.steps, seed=c.seed, weight=c.text_weight, k=30)
+        top, plain = (m.rank(split.histories("test").take([u]), 30).ids[0] for m in (model, speechless)) # One at a time: a batch shares its noise
+        assert view.table["title"].tolist() == [playground.names[i] for i in top] and view.table["before"].tolist() == [str(n) for n in range(1, 31)]
+        moved += (top != plain).any()
+    assert moved
+    assert playground.controls()["weight"].value == 0.7
+
+
+def test_a_history_is_read_once_whatever_else_moves(model, split, monkeypatch):
+    """State and words are worked out again only for another history."""
+    read = []
+    for name in "state", "question":
+        monkeypatch.setattr(model.network, name, lambda *args, name=name, real=getattr(model.network, name): read.append(name) or real(*args))
+    playground, user = Playground(model), split.user_ids[3]
+    explorer = Explorer(playground.view, playground.controls())
+    del read[:]
+    explorer.controls["temperature"].value = 1.0
+    for key, value in (("seed", 3), ("samples", 4), ("guidance", 2.0), ("steps", 3), ("weight", 1.0)):
+        explorer.controls[key].value = value
+        assert explorer.message.value == ""
+    assert read == []
+    explorer.controls["history"].value = explorer.controls["history"].value[:-1]
+    assert sorted(read) == ["question", "state"]
+    denoising = Denoising(model)
+    explorer = Explorer(denoising.view, denoising.controls())
+    del read[:]
+    for key, value in (("seed", 3), ("samples", 2), ("guidance", 2.0), ("steps", 3), ("temperature", 0.5)): explorer.controls[key].value = value
+    assert read == []
 
 
 def test_somebody_new(explorables):
@@ -442,16 +515,16 @@ def test_words_change_the_list(model, split):
     plain = playground.view(user, k=20).table["categories"].tolist()
     other = next(c for c in ("odd", "even") if c != plain[0])
     speaks = [other in model.network.prompts.text.decode(playground.answers[i]) for i in range(len(playground.answers))]
-    playground.said = lambda items: explore.torch.tensor(speaks).float().log().clamp(min=-9)
+    playground.said = lambda items, readout: explore.torch.tensor(speaks).float().log().clamp(min=-9)
     view = playground.view(user, weight=50.0, k=10)
-    assert set(view.table["categories"]) == {other} and f"first: {other} (100%)" in view.note
+    assert set(view.table["categories"]) == {other} and f"first: {other} (100.0%)" in view.note
     assert playground.view(user, k=20).table["categories"].tolist() == plain
 
 
 def test_trap_15_words_help_what_they_speak_for(explorables):
     playground = explorables["playground"]
-    words, _ = playground._words((0, 2, 4))
-    said = playground.said((0, 2, 4))
+    words, _ = playground._words((0, 2, 4), ())
+    said = playground.said((0, 2, 4), ())
     best = int(said.argmax())
     assert (words[0][np.flatnonzero(playground.which == best)] == said[best]).all() and float(words.max()) == float(said.max())
 
