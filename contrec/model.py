@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from fastcore.basics import patch
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.model_selection import cross_val_predict
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
@@ -31,7 +32,7 @@ from .diffusion import METHODS, Diffusion, preset as diffusion_preset
 from .embeddings import encode_texts, ials, lightgcn, linear, text_encoder
 from .metrics import TopK, per_user
 from .prompt import TEMPLATES, Prompts, parse_answer, word_tokenizer
-from .retrieval import ItemIndex, WeightChoice, choose_weight, fuse
+from .retrieval import ItemIndex, WeightChoice, calibrate, choose_weight, fuse
 from .tokenizer import Tokenizer, add_noise, fit_tokenizer, latents
 from .training import Stages
 
@@ -154,6 +155,7 @@ class Network(nn.Module):
         self.inputs = nn.Parameter(inputs.clone())
         self.tokenizer, self.user_tokenizer, self.backbone, self.diffusion = tokenizer, user_tokenizer, backbone, diffusion
         self.prompts, self.lm_weight = prompts, lm_weight
+        self.register_buffer("foretold", None) # (n_known, d_in) the known items' vectors as their texts alone would have them, where new items have joined
         self.user_adapter = nn.Linear(tokenizer.width, backbone.hidden) if user_tokenizer else None
         if self.user_adapter: nn.init.zeros_(self.user_adapter.weight); nn.init.zeros_(self.user_adapter.bias)
     def learn_tokens(self, on: bool) -> None:
@@ -163,8 +165,10 @@ class Network(nn.Module):
 
     def catalogue(self) -> Catalogue:
         "Tokens and latents of all items; the tokens are noisy while training."
-        mu = self.tokenizer.tokenize(self.tokenizer.standard(self.inputs))
+        mu = self._means(self.inputs)
         return Catalogue(add_noise(mu, getattr(self.tokenizer, "sigma", 0)) if self.training else mu, latents(mu))
+
+    def _means(self, inputs): return self.tokenizer.tokenize(self.tokenizer.standard(inputs))
 
     def _users(self, items): # (b, n) items, -1 for padding -> (b * n, K, d) tokens of the user after each of them
         seen = (items >= 0)[..., None]
@@ -382,6 +386,9 @@ class ContRec(Recommender):
         "Scores of all items: log-mean-exp over the generated preferences of cosine / temperature, with the text's score added where the settings say so."
         catalogue, index, preference = self.generate(histories)
         latent = index.scores(preference)
+        if self.network.foretold is not None:
+            cautious = ItemIndex(latents(self.network._means(self.network.foretold)), temperature=self.config.similarity_temperature)
+            latent = calibrate(latent, cautious.scores(preference))
         if self.config.text_score != "none" and self.config.text_weight: latent = fuse(latent, self.text_scores(histories, preference), self.config.text_weight)
         return np.asarray(latent.cpu(), np.float32)
 
@@ -482,20 +489,22 @@ class ContRec(Recommender):
     def with_items(self,
         items: pd.DataFrame, # New ones: columns item, title, categories, text
     ) -> "ContRec": # With a larger catalogue; this one stays as it is
-        "New items are recommended too, from their text alone: their vectors are foretold by a ridge regression from text to item vector, fitted on the known items. Raises `DataError` for an id that is known."
+        "New items are recommended too, from their text alone: their vectors are foretold by a ridge regression from text to item vector, fitted on the known items, and their scores are calibrated (but for an index other than `exact`). Raises `DataError` for an id that is known."
         split, old = self.split, self.network
         known = sorted(set(items["item"]) & set(split.item_ids))
         if known: raise DataError(f"item '{known[0]}' is in the catalogue already ({len(known)} such items). Leave it out.")
         encoder, texts = self._sentences()
         vectors = old.inputs.detach().cpu().numpy()
-        foretold = RidgeCV(np.logspace(-2, 3, 16)).fit(texts, vectors).predict(encoder.transform(items))
+        ridge = RidgeCV(np.logspace(-2, 3, 16)).fit(texts, vectors)
+        new, cautious = ridge.predict(encoder.transform(items)), cross_val_predict(Ridge(alpha=ridge.alpha_), texts, vectors, cv=min(10, len(vectors)))
         other = copy.copy(self)
         frame = pd.concat([split.items, items[split.items.columns]], ignore_index=True)
         other.split = replace(split, items=frame, item_ids=frame["item"].to_numpy(object))
         p = old.prompts
         prompts = Prompts(p.template, p.text, frame, p.tokens, p.max_items, p.user_tokens, p.title_length)
-        other.network = Network(torch.cat([old.inputs.detach().cpu(), torch.from_numpy(foretold).float()]), old.tokenizer, old.user_tokenizer, old.backbone, prompts, old.diffusion, old.lm_weight)
+        other.network = Network(torch.cat([old.inputs.detach().cpu(), torch.from_numpy(new).float()]), old.tokenizer, old.user_tokenizer, old.backbone, prompts, old.diffusion, old.lm_weight)
         other.network.user_adapter = old.user_adapter
+        other.network.foretold = torch.from_numpy(cautious).float()
         other.network.to(self.device).eval()
         other._ready = other._words = None
         return other
@@ -530,6 +539,7 @@ class ContRec(Recommender):
         text = PreTrainedTokenizerFast.from_pretrained(folder/"text") if model.config.backbone.partition(":")[0] == "tiny" else None
         try:
             with torch.random.fork_rng(devices=[]): model._build(saved.metadata["d_in"], text)
+            if "foretold" in saved.tensors: model.network.foretold = torch.zeros_like(saved.tensors["foretold"], device=model.device)
             model.network.load_state_dict(saved.tensors)
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: model.safetensors does not fit config.json ({str(error).splitlines()[0]}). Restore both, or train again.") from error

@@ -276,7 +276,7 @@ def test_trap_23_precision_follows_the_device_and_accelerate(small_split):
         plain._precision(Told())
 
 
-def test_new_items_are_recommended_from_their_text(explained, small_split):
+def test_new_items_are_recommended_from_their_text(explained, small_split, tmp_path):
     new = pd.DataFrame({"item": ["new odd", "new even"], "title": ["Item 101, & <b>", "Item 102, & <b>"], "categories": [("odd",), ("even",)], "text": ["", ""]})
     larger = explained.with_readout(text_encoder=None).with_items(new)
     assert larger.split.n_items == 42 and explained.split.n_items == 40
@@ -284,6 +284,8 @@ def test_new_items_are_recommended_from_their_text(explained, small_split):
     np.testing.assert_allclose(wide[:, :40], old, atol=1e-4)
     likes_odd = np.array([int(u[1:]) % 2 == 1 for u in small_split.user_ids])
     assert ((wide[:, 40] > wide[:, 41]) == likes_odd).mean() > 0.75
+    larger.save_pretrained(tmp_path / "larger") # with what calibrates the new items
+    np.testing.assert_array_equal(ContRec.from_pretrained(tmp_path / "larger").score(small_split.histories("test")), wide)
     assert "new odd" in larger.recommend(["i1", "i3", "i5"], 42)["item"].tolist() and len(larger.recommend(["new odd"], 3)) == 3
     with pytest.raises(DataError, match="'i3' is in the catalogue already"):
         explained.with_items(pd.DataFrame({"item": ["i3"], "title": ["x"], "categories": [()], "text": [""]}))

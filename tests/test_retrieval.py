@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from contrec.core import ConfigError, DataError
+from contrec.core import ConfigError, DataError, seeded
 from contrec.data import Ragged
 from contrec.metrics import top_k
-from contrec.retrieval import ItemIndex, choose_weight, fuse, log_mean_exp
+from contrec.retrieval import ItemIndex, calibrate, choose_weight, fuse, log_mean_exp
 
 
 def draw(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -178,3 +178,15 @@ def test_bad_input():
     with pytest.raises(ConfigError, match="k=0"): index.search(draw(1, 1, 2), 0)
     with pytest.raises(ConfigError, match="2 queries but 1 rows"): index.search(draw(2, 1, 2), 1, Ragged.from_lists([[0]]))
     with pytest.raises(ConfigError, match="one shape"): fuse(draw(2, 3), draw(2, 4), 0.1)
+
+
+def test_calibration_gives_new_items_the_scale_of_the_known_ones():
+    """Known scores stay; if the known items' foretold copies themselves were new, they would spread as the known ones do; row by row, whatever the scale."""
+    with seeded(0): known, foretold, new = torch.randn(5, 40) * 3 + 7, torch.randn(5, 40) * 0.1 + 2, torch.randn(5, 3)
+    moved = calibrate(torch.cat([known, foretold], 1), foretold)
+    torch.testing.assert_close(moved[:, :40], known)
+    torch.testing.assert_close(moved[:, 40:].mean(1), known.mean(1)); torch.testing.assert_close(moved[:, 40:].std(1), known.std(1))
+    scores = torch.cat([known, new], 1)
+    torch.testing.assert_close(calibrate(torch.cat([known, 10 * new + 4], 1), 10 * foretold + 4), calibrate(scores, foretold), atol=1e-3, rtol=1e-4)
+    assert (calibrate(scores, foretold)[:, 40:].argsort(1) == new.argsort(1)).all() # among themselves nothing changes
+    assert calibrate(scores[:, :41], foretold).shape == (5, 41) and calibrate(known, torch.full((5, 40), 2.0)).isfinite().all()
