@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .core import ConfigError
+from .core import ConfigError, NotFiniteError
 from .denoiser import Denoiser
 from .dispersive import dispersive
 from .schedule import KINDS, Schedule, ddim_coefficients, ddpm_coefficients, draw_times, q_sample, q_target, to_x0
@@ -95,13 +95,13 @@ def _normal(shape, like, generator):
     return torch.randn(shape, generator=generator, device=device).to(like)
 
 def _check(name, x, *shape):
-    "Raise `ValueError` where `x` has another shape (`None` fits anything) or a value that is not finite."
+    "Raise `ValueError` where `x` has another shape (`None` fits anything), `NotFiniteError`, which is one too, where it has a value that is not finite."
     if x.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, x.shape)):
         wanted = ", ".join("any" if want is None else str(want) for want in shape)
         raise ValueError(f"{name} must have the shape ({wanted}), not {tuple(x.shape)}.")
     if x.is_floating_point() and not torch.isfinite(x).all():
         row = int((~torch.isfinite(x.detach())).flatten(1).any(1).nonzero()[0])
-        raise ValueError(f"{name} has a value that is not finite, first in row {row}.")
+        raise NotFiniteError(f"{name} has a value that is not finite, first in row {row}.")
 
 # %% ../nbs/12_diffusion.ipynb #1e0a4933
 class Diffusion(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from contrec.core import (CheckpointError, ConfigError, ContrecError, TrainingError, atomic_path, environment, learning_rate,
+from contrec.core import (CheckpointError, ConfigError, ContrecError, NotFiniteError, TrainingError, atomic_path, environment, learning_rate,
                           load_tensors, progress, read_json, save_tensors, seeded, sha256, train, write_json)
 
 
@@ -154,6 +154,16 @@ def test_a_loss_that_is_not_finite_stops_and_names_it(tmp_path, value):
         train(net, loss, 64, epochs=5, batch_size=32, checkpoint=tmp_path / "c.safetensors", name="bend")
     assert load_tensors(tmp_path / "c.safetensors").metadata["epoch"] == 2
     assert all(p.isfinite().all() for p in net.parameters())
+
+
+def test_an_input_that_is_not_finite_stops_training_in_the_same_way(tmp_path):
+    net, calls = model(), []
+    def loss(rows):
+        calls.append(1)
+        if len(calls) == 6: raise NotFiniteError("x0 has a value that is not finite, first in row 3.")
+        return loss_of(net)(rows)
+    with pytest.raises(TrainingError, match=r"bend: x0 has a value that is not finite, first in row 3 in epoch 3, step 6.*learning rate.*last good checkpoint"):
+        train(net, loss, 64, epochs=5, batch_size=32, checkpoint=tmp_path / "c.safetensors", name="bend")
 
 
 def test_trap_19_the_best_weights_are_kept_not_the_last():

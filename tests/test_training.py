@@ -4,7 +4,8 @@ import json
 import pytest
 import torch
 
-from contrec.core import CheckpointError, ContrecError, load_tensors, save_tensors
+from contrec.core import CheckpointError, ContrecError, TrainingError, load_tensors, save_tensors
+from contrec.model import ContRec, preset
 from contrec.training import Stages, read_log_rows
 
 save = lambda x, path: save_tensors(path.with_suffix(".safetensors"), {"x": x})
@@ -80,3 +81,9 @@ def test_seconds_of_a_finished_stage_are_remembered(tmp_path):
     first = Stages(tmp_path); first.do("a", counting(), save, load)
     second = Stages(tmp_path); second.do("a", counting(), save, load)
     assert first.seconds == second.seconds
+
+
+@pytest.mark.parametrize("lr", [1e3, 1e30])
+def test_a_training_that_diverges_says_which_loss_or_input_and_step(small_split, lr):
+    with pytest.raises(TrainingError, match=r"recommender: .*(nan|inf|not finite).* in epoch 1, step \d+\. Lower the learning rate"):
+        ContRec(preset(epochs=1, tokenizer_epochs=5, embedding_settings={"width": 16}, diffusion={"hidden": 32, "blocks": 1}, lr=lr)).fit(small_split)
