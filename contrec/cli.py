@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from . import catalog
-from .ablation import effects, read_study, run_study
+from .ablation import effects, read_study, run_study, summary
 from .baselines import EASE, ItemKNN, Popularity
 from .core import ConfigError, ContrecError, atomic_path, environment, read_json, write_json
 from .data import leave_one_out, read_items, read_log
@@ -187,8 +187,9 @@ def ablate_command(args):
     records = run_study(study, args.out or f"runs/{name}", args.workers)
     for dataset, part in records.groupby("dataset", sort=False):
         for metric in args.metric or [_TOLD.get(study.run, "NDCG@10")]:
-            table = effects(part.drop(columns="dataset"), study.default, metric)[["factor", "value", "seeds", "mean", "difference", "difference low", "difference high", "p"]]
-            print(f"\n{dataset}, {metric}: difference from the default, its 95% interval over seeds\n{table.to_string(index=False, float_format=lambda v: f'{v:.4f}')}")
+            if study.factors or study.also: told, table = "difference from the default", effects(part.drop(columns="dataset"), study.default, metric)[["factor", "value", "seeds", "mean", "difference", "difference low", "difference high", "p"]]
+            else: told, table = "mean", summary(part.drop(columns="dataset"), metric)[["seeds", "mean", "low", "high"]]
+            print(f"\n{dataset}, {metric}: {told}, its 95% interval over seeds\n{table.to_string(index=False, float_format=lambda v: f'{v:.4f}')}")
 
 def compare_command(args):
     "contrec compare"

@@ -198,6 +198,13 @@ def test_every_kind_of_study_runs_and_is_kept(tmp_path, small_world, small_split
         assert all(r["context"]["split_sha256"] == small_split.sha256 for r in map(json.loads, (p.read_text() for p in before)))
         assert len(effects(first, study.default, metric)) == 1
 
+def test_the_command_tells_of_a_study_without_factors(tmp_path, small_world, capsys):
+    from contrec import cli
+    study = {"run": "tokenizer", "datasets": ["small"], "fixed": {"input": 8, "steps": 4}, "default": {"tokenizer": {"kind": "SigmaVAE", "width": 4}}, "factors": {}, "seeds": [0, 1]}
+    (tmp_path/"grid.json").write_text(json.dumps(study))
+    assert cli.main(["ablate", str(tmp_path/"grid.json"), "--out", str(tmp_path/"out")]) == 0
+    assert "small, mse: mean, its 95% interval over seeds" in capsys.readouterr().out
+
 def test_what_is_inside_a_model_has_its_limits(small_world, small_split):
     from contrec.model import ContRec, preset
     model = ContRec(preset(epochs=1, tokenizer_epochs=3, embedding_settings={"width": 8}, max_items=8)).fit(small_split)
