@@ -40,7 +40,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --no-proxy-server"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module") # Not longer: while Playwright runs, nothing else in the process may run an event loop
 def context():
     """A browser without a memory that may talk to this machine only; what it asks of others is refused, and noted in `strangers`."""
     if CHROMIUM is None:

@@ -1,15 +1,19 @@
 """Speed, measured and reported: `pytest -m benchmark -s` on an idle machine. With CONTREC_RECORD naming a folder, each figure is also kept there."""
+import json
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from contrec import explore
+from contrec.ablation import read_ablation
 from contrec.catalog import load_split
 from contrec.core import environment, seeded, write_json
 from contrec.embeddings import linear
-from contrec.evaluation import commit, measured
+from contrec.evaluation import commit, measured, read_records
 from contrec.model import ContRec, preset
 from contrec.tokenizer import SigmaVAE, fit_tokenizer
 
@@ -54,6 +58,52 @@ def test_one_epoch_over_a_million_items():
     report("tokenizer-million", items_per_second=n / cost.seconds, bare_products_items_per_second=n / bound, share_of_bound_percent=100 * bound / cost.seconds,
            encoded_items_per_second=n / encoding.seconds, peak_gib=max(cost.peak_mb, encoding.peak_mb) / 1024)
     assert max(cost.peak_mb, encoding.peak_mb) < 24 * 1024
+
+
+class Sent:
+    """Takes what a kernel would send to the page, as the bytes that it would send."""
+    def update(self, data, **options): json.dumps([data, options]).encode()
+
+
+def positions(key, control):
+    """Some places to which a person may move a control."""
+    if key == "loop": return [[x, 10.0, 90.0, x, 50.0, 90.0] for x in (5.0, 15.0, 25.0, 35.0)] + [[50.0, 50.0], [20.0, 30.0]]
+    if key == "search": return ["star wars", "alien", "fargo", "toy story", "god"]
+    if key == "user": return ["5", "17", "200", "301", "405", "600"]
+    if key == "history": return [control.value[:-1], control.value[1:], control.value[:5], [*control.value[3:], "Alien (1979)"], control.value[::2]]
+    if key in ("across", "up"): return [(0, 61), (0, 80), (10, 60), (40, 90), (20, 30)]
+    if hasattr(control, "min"): return [type(control.value)(v) for v in np.linspace(control.min, control.max, 7)[1:]]
+    if hasattr(control, "index") and isinstance(control.index, tuple): return [control.options[n:n + 2] for n in range(len(control.options))]
+    if hasattr(control, "options"): return [o[1] if isinstance(o, tuple) else o for o in control.options][::-1]
+    return [not control.value]
+
+
+def test_moves_of_the_explorers():
+    """Every control of every explorer, at ml-100k's size: from its move to a table and a picture that were never shown before."""
+    records = Path(__file__).parent.parent / "nbs" / "experiments" / "records"
+    model = ContRec(preset(epochs=3)).fit(load_split("ml-100k"))
+    compared = read_records(records / "compare")
+    explorers = {"space": explore.explore_space(model), "denoising": explore.explore_denoising(model), "playground": explore.explore_recommendations(model),
+        "records": explore.explore_records(compared[compared["dataset"] == "ml-100k"]), "ablation": explore.explore_records(read_ablation(records / "tokenizers"))}
+    figures, every = {"load": os.getloadavg()[0]}, []
+    for name, explorer in explorers.items():
+        explorer._handles = Sent(), Sent()
+        def move(key, value):
+            for remembered in explorer.view, explorer.text, explorer.picture: remembered.cache_clear()
+            began = time.perf_counter()
+            explorer.controls[key].value = value
+            assert not explorer.message.value, f"{name}, {key}: {explorer.message.value}"
+            return 1000 * (time.perf_counter() - began)
+        if "projection" in explorer.controls: figures["space, projection: UMAP for the first time"] = move("projection", "umap")
+        if name == "playground": move("temperature", 1.0) # Without noise several samples make no sense
+        for key, control in explorer.controls.items():
+            before, taken = control.value, []
+            for value in positions(key, control):
+                if value != control.value: taken.append(move(key, value))
+            control.value = before
+            if taken: figures |= {f"{name}, {key}": float(np.median(taken)), f"{name}, {key}, slowest": max(taken)}
+            every += taken
+    report("explorers", **figures, moves=len(every), median=float(np.median(every)), slowest=max(every), within_200_ms_percent=100 * float(np.mean(np.array(every) <= 200)))
 
 
 def unfitted(backbone, split, **changes):
