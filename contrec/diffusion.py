@@ -218,7 +218,7 @@ class Diffusion(nn.Module):
     @torch.no_grad()
     def walk(self,
         c: torch.Tensor, # (b, h) conditions
-        steps: int = 4, # Denoising steps, 1..T, evenly spaced from t = T to 0
+        steps: int = 1, # Denoising steps, 1..T, evenly spaced from t = T to 0
         guidance: float = 0.0, # Weight w of classifier-free guidance
         samples: int = 1, # s, generated vectors per condition
         temperature: float = 1.0, # Factor on all noise; 0 starts at x_T = 0, the denoiser's mean
@@ -244,7 +244,7 @@ class Diffusion(nn.Module):
 
     def sample(self,
         c: torch.Tensor, # (b, h) conditions
-        steps: int = 4, # As for `walk`, like all that follow
+        steps: int = 1, # As for `walk`, like all that follow
         guidance: float = 0.0,
         samples: int = 1,
         temperature: float = 1.0,

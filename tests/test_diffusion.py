@@ -415,7 +415,7 @@ def broken(shape, value): x = torch.zeros(shape); x[-1, 0] = value; return x
     (lambda m: m.sample(torch.zeros(3, 6), temperature=-1.0), ConfigError, "temperature"),
     (lambda m: m.sample(torch.zeros(3, 6), temperature=math.nan), ConfigError, "temperature"),
     (lambda m: m.sample(torch.zeros(3, 6), method="heun"), ConfigError, "unknown sampling method 'heun'"),
-    (lambda m: m.sample(torch.zeros(3, 6), guidance=1e38), ValueError, "generated latent has a value that is not finite"),
+    (lambda m: m.sample(torch.zeros(3, 6), steps=4, guidance=1e38), ValueError, "generated latent has a value that is not finite"),
     (lambda m: m.loss(torch.zeros(3, 5), torch.zeros(3, 6)), ValueError, r"x0 must have the shape \(any, 4\)"),
     (lambda m: m.loss(torch.zeros(3, 4), torch.zeros(2, 6)), ValueError, r"condition must have the shape \(3, 6\)"),
     (lambda m: m.loss(broken((3, 4), math.nan), torch.zeros(3, 6)), ValueError, "x0 has a value that is not finite, first in row 2"),
