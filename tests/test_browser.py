@@ -126,14 +126,13 @@ class Shown:
         self.page.mouse.up()
 
     def shows(self, move, told="", rows=None, table=True, picture=True):
-        """Make a move, and wait for a new picture and a new text, which holds `told` and a table of so many rows; with `table` or `picture` false that one may stay."""
+        """Make a move, and wait, all in one look, for a new picture at its own size and a new text, which holds `told` and a table of so many rows, and no error; with `table` or `picture` false that one may stay."""
         before = self.image.get_attribute("src"), self.words.text_content()
         move()
         self.page.wait_for_function("""([cell, source, words, told, rows]) => {
             const image = cell.querySelector(".jp-RenderedImage img"), text = [...cell.querySelectorAll(".jp-RenderedHTMLCommon")].at(-1);
-            return image && text && image.src !== source && image.naturalWidth > 0 && text.textContent !== words && text.textContent.includes(told) && (rows === null || text.querySelectorAll("tbody tr").length === rows);
+            return image && text && !cell.querySelector("[role=alert]") && image.src !== source && image.naturalWidth > 0 && image.naturalWidth === image.getBoundingClientRect().width && text.textContent !== words && text.textContent.includes(told) && (rows === null || text.querySelectorAll("tbody tr").length === rows);
         }""", arg=[self.cell.element_handle(), before[0] if picture else None, before[1] if table else None, told, rows])
-        assert self.alert.count() == 0 and Image.open(io.BytesIO(self.picture())).width == self.image.bounding_box()["width"]
 
     def picture(self): return b64decode(self.image.get_attribute("src").partition(",")[2])
 
