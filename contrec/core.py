@@ -195,8 +195,6 @@ def _holding(parameters, values):
         if kept: put(kept)
 
 # %% ../nbs/00_core.ipynb #8ab08e03
-def _kept(checkpoint): return f" The last good checkpoint is {checkpoint}." if checkpoint is not None and Path(checkpoint).exists() else ""
-
 def train(
     module: nn.Module, # What is trained, in place
     loss: Callable, # Row numbers `(rows,)` int64 -> named tuple of scalar losses, means over the rows, whose field `total` is minimised
@@ -223,6 +221,9 @@ def train(
     "Train `module` and leave its best weights in it; raises `TrainingError` where a loss is not finite."
     process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     def gather(x): return x if processes == 1 else accelerator.gather(x.to(accelerator.device)).to(x.device)
+    def stopped(what):
+        kept = f" The last good checkpoint is {checkpoint}." if checkpoint is not None and Path(checkpoint).exists() else ""
+        return TrainingError(f"{name}: {what} in epoch {epoch + 1}, step {step + 1}. Lower the learning rate (now {lr * factor:.2g}).{kept}")
     if process: log = None # the first process speaks for all
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
@@ -257,14 +258,14 @@ def train(
                 for part in (mine if len(mine) else rows[:1]).tensor_split(accumulate): # a process without a row of its own joins in at weight 0
                     if not len(part): continue
                     try: losses = loss(part)
-                    except NotFiniteError as error: raise TrainingError(f"{name}: {str(error)[:-1]} in epoch {epoch + 1}, step {step + 1}. Lower the learning rate (now {lr * factor:.2g}).{_kept(checkpoint)}") from error
+                    except NotFiniteError as error: raise stopped(str(error)[:-1]) from error
                     share = len(part) / len(rows) if len(mine) else 0.0
                     (losses.total * share).backward()
                     for key, value in losses._asdict().items():
                         if value is not None: values[key] = values.get(key, 0.0) + share * float(torch.as_tensor(value).detach())
                 if processes > 1: values = _sum_over_processes(accelerator, parameters, values)
                 for key, value in values.items():
-                    if not math.isfinite(value): raise TrainingError(f"{name}: the loss '{key}' is {value} in epoch {epoch + 1}, step {step + 1}. Lower the learning rate (now {lr * factor:.2g}).{_kept(checkpoint)}")
+                    if not math.isfinite(value): raise stopped(f"the loss '{key}' is {value}")
                 if clip is not None: nn.utils.clip_grad_norm_(parameters, clip)
                 optimizer.step(); step += 1; seen += len(rows)
                 if ema is not None:
