@@ -197,7 +197,7 @@ def compare_command(args):
     shown = records.assign(dataset=records["dataset"].str.partition(",")[0]) if args.shuffle_ties else records # alone, they need no name of their own
     for dataset, rows in overview(shown).groupby("dataset", sort=False):
         print(f"\n{dataset}{', ties shuffled' if args.shuffle_ties else ''}\n{rows.drop(columns='dataset').dropna(axis=1, how='all').to_string(index=False, float_format=lambda v: f'{v:.4f}' if abs(v) < 10 else f'{v:,.0f}')}")
-    for row in verdict(shown).itertuples(index=False): print(f"\n{row.dataset}: {row.system} / {row[3]} = {row.ratio:.3f}, difference {row.difference:+.4f} [{row[7]:+.4f}, {row[8]:+.4f}], p = {row.p:.4f}")
+    for row in verdict(shown).to_dict("records"): print("\n{dataset}: {system} / {other} ({against}) = {ratio:.3f}, difference {difference:+.4f} [{difference low:+.4f}, {difference high:+.4f}], p = {p:.4f}".format_map(row))
 
 def data_list_command(args):
     "contrec data list"

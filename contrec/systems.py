@@ -64,7 +64,7 @@ SYSTEMS = {
     "bert4rec": System(BERT4Rec, {}, product(dropout=(0.2, 0.4), hidden=(0.2, 0.5), last=(0.1, 0.5))),
     "dreamrec": System(DreamRec, {}, product(items=("trained", "sasrec"), lr=(1e-3, 1e-4), guidance=(0.0, 2.0))),
     "tiger": System(TIGER, {}, product(vectors=("linear", "text"), size=(64, 256), dropout=(0.1, 0.3))),
-    "contrec": System(partial(_contrec, "contrec"), {}, product(epochs=(30, 60), backbone_settings__dropout=(0.2, 0.4), embedding_settings__width=(64, 128))),
+    "contrec": System(partial(_contrec, "contrec"), {"diffusion.hidden": 128, "patience": 10}, product(lr=(1e-3, 2e-3), fine_tune=(True, False), embedding_settings__width=(64, 128))),
     "contrec-paper": System(partial(_contrec, "contrec-paper"), {}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__dispersive_weight=(0.05, 0.5))),
     "deftrec": System(partial(_contrec, "deftrec"), {}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__preference_weight=(0.1, 0.5))),
 }
@@ -274,9 +274,14 @@ def _tune_all(datasets, systems, folder, workers, tell):
     for d, p in todo: tune(d, p, folder, list(itertools.islice(found, len(SYSTEMS[p].search))))
 
 # %% ../nbs/17_systems.ipynb #14d73ed8
-OURS = ("contrec", "contrec+ease", "contrec+recency", "contrec-paper", "deftrec") # All others are baselines, fusions without ContRec among them
+OURS = ("contrec", "contrec+ease", "contrec+recency", "contrec-paper", "deftrec") # All others are baselines, but for fusions without ContRec, which are controls
 
 def _shuffled(records): return records["dataset"].str.endswith(TIES["random"])
+
+def _controls(system, ours):
+    "Fusions with the same priors around another first part, or around none."
+    priors = FUSED.get(system, ())[1:]
+    return [s for s, parts in FUSED.items() if s not in ours and priors and priors in (parts, parts[1:])]
 
 def overview(
     records: pd.DataFrame, # From `read_records` or `run_comparison`
@@ -296,16 +301,16 @@ def verdict(
     records: pd.DataFrame, # As above
     metric: str = "NDCG@10", # What counts
     ours: Sequence[str] = OURS, # Systems that are not baselines
-) -> pd.DataFrame: # One row per data set and own system: the best baseline, the ratio to it, the paired difference with interval and p
-    "How each of our systems stands against the best baseline of the same data set; empty where there are no two sides."
+) -> pd.DataFrame: # One row per data set, own system and `other`: the ratio to it, the paired difference with interval and p; `against` says what the other is
+    "How each of our systems stands against the best single baseline of the same data set, and a fusion of ours also against its controls; empty where there are no two sides."
     rows = []
     for dataset, some in records[~_shuffled(records)].groupby("dataset", sort=False):
         means = compare(some, metric).set_index("system")[metric]
-        others, mine = means.drop([s for s in ours if s in means]), [s for s in ours if s in means]
-        if not len(others) or not mine: continue
-        table = compare(some, metric, reference=others.idxmax()).set_index("system")
-        rows += [{"dataset": dataset, "system": s, metric: means[s], "best baseline": others.idxmax(), f"its {metric}": others.max(), "ratio": means[s] / others.max(),
-            **table.loc[s, ["difference", "difference low", "difference high", "p"]].to_dict()} for s in mine]
+        single = means.drop([s for s in means.index if s in ours or s in FUSED])
+        pairs = [(s, role, other) for s in ours if s in means for role, other in [("best baseline", single.idxmax() if len(single) else None), *(("control", c) for c in _controls(s, ours))] if other in means]
+        tables = {other: compare(some, metric, reference=other).set_index("system") for other in {other for *_, other in pairs}}
+        rows += [{"dataset": dataset, "system": s, metric: means[s], "against": role, "other": other, f"its {metric}": means[other], "ratio": means[s] / means[other],
+            **tables[other].loc[s, ["difference", "difference low", "difference high", "p"]].to_dict()} for s, role, other in pairs]
     return pd.DataFrame(rows)
 
 def beyond(

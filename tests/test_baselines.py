@@ -6,9 +6,13 @@ import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from implicit.cpu.als import AlternatingLeastSquares
+from implicit.nearest_neighbours import CosineRecommender
+from threadpoolctl import threadpool_limits
 
 from contrec.baselines import (EASE, IALS, CausalEncoder, ItemKNN, Popularity, Recommender, SASRec, check_recommender, ease_weights, generalised_bce, recency,
     windows)
+from contrec.catalog import load_split
 from contrec.core import ConfigError, DataError, seeded
 from contrec.data import Ragged, from_frame, leave_one_out
 from contrec.metrics import per_user
@@ -90,6 +94,24 @@ def test_ials_fold_in_is_the_formula(split):
         c = np.where(seen, 4.0, 1.0)
         expected = np.linalg.solve((y * c[:, None]).T @ y + 0.5 * np.eye(6), (y * c[:, None]).T @ seen)
         np.testing.assert_allclose(model.fold_in(split.train.take([u]))[0], expected, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Method expects CSR")
+def test_knn_and_ials_agree_with_the_library_implicit():
+    "On real data; nobody but the library says what is right."
+    split = load_split("ml-100k")
+    users, histories = split.train_matrix().tocsr(), split.histories("test").take(np.arange(40))
+    theirs = CosineRecommender(K=split.n_items)
+    theirs.fit(users, show_progress=False)
+    similarity = theirs.similarity.toarray(); np.fill_diagonal(similarity, 0)
+    np.testing.assert_allclose(ItemKNN(split.n_items - 1).fit(split).similarity.toarray(), similarity, atol=1e-6)
+    ials = IALS(16, 0.1, 5.0, iterations=3, threads=1).fit(split)
+    model = AlternatingLeastSquares(16, regularization=0.1, alpha=5.0, iterations=3, random_state=0, num_threads=1)
+    with threadpool_limits(1, "blas"): model.fit(users, show_progress=False)
+    ids, scores = model.recommend(np.arange(40), histories.to_csr(split.n_items, np.ones(len(histories.values), np.float32)), N=20, recalculate_user=True)
+    ours = ials.rank(histories, 20)
+    np.testing.assert_allclose(ours.scores, scores, rtol=1e-3, atol=1e-3)
+    assert (ours.ids == ids).mean() > 0.98 # neighbours a rounding apart may change places
 
 
 def test_ease_is_a_ridge_on_all_other_items(split):

@@ -178,12 +178,15 @@ def test_shuffled_ties_stand_beside(small, tmp_path):
 
 
 def test_the_page_is_made_from_records(small, tmp_path):
-    records = run(tmp_path, "sasrec+ease", "ease", "popularity", seeds=[0])
-    page = verdict(records, ours=("sasrec+ease",)).iloc[0]
+    records = run(tmp_path, "sasrec+recency", "sasrec+ease", "recency", "ease", "popularity", seeds=[0])
+    page = verdict(records, ours=("sasrec+recency", "sasrec+ease"))
     means = records.set_index("system")["NDCG@10"]
-    best = means.drop("sasrec+ease").idxmax()
-    assert page["best baseline"] == best and page["ratio"] == pytest.approx(means["sasrec+ease"] / means[best]) and page["difference"] == pytest.approx(means["sasrec+ease"] - means[best])
-    assert 0 < page["p"] <= 1 and verdict(records, ours=()).empty
+    best = means[["ease", "popularity"]].idxmax() # a fusion is no single baseline
+    assert page[["system", "against", "other"]].values.tolist() == [["sasrec+recency", "best baseline", best], ["sasrec+recency", "control", "recency"], ["sasrec+ease", "best baseline", best]]
+    for row in page.to_dict("records"):
+        assert row["ratio"] == pytest.approx(means[row["system"]] / means[row["other"]]) and row["difference"] == pytest.approx(means[row["system"]] - means[row["other"]]) and 0 < row["p"] <= 1
+    assert verdict(records, ours=()).empty and verdict(records[records["system"] == "sasrec+ease"], ours=("sasrec+ease",)).empty
+    assert verdict(records, ours=("recency",))["other"].tolist() == [best] # two priors have no control
     assert beyond(records)["system"].tolist() == means.sort_values(ascending=False).index.tolist()
 
 
