@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUNS', 'grid', 'run_once', 'side_by_side', 'ablate', 'read_ablation', 'nested', 'tokenizer_run', 'inside',
-           'model_run', 'text_run', 'cold_run', 'readout_run', 'speed_run', 'Study', 'read_study', 'Fixed', 'run_study',
-           'summary', 'effects']
+           'model_run', 'text_run', 'cold_run', 'recipe_run', 'readout_run', 'speed_run', 'Study', 'read_study',
+           'Fixed', 'run_study', 'summary', 'effects']
 
 # %% ../nbs/17_ablation.ipynb #b2f6fa26
 import itertools, json, math, time
@@ -27,9 +27,11 @@ import contrec.quantizer # Makes the discrete tokenizers known by name
 from .catalog import load_split
 from .core import CheckpointError, ConfigError, TrainingError, progress, read_json, seeded, write_json
 from .embeddings import linear
+from .baselines import EASE, ItemKNN
 from .evaluation import commit, config_hash, coverage, evaluate, measured
 from .metrics import per_user, top_k
 from .model import ContRec, preset
+from .peers import Fused
 from .retrieval import choose_weight, fuse
 from .text import cold_start, hear, hold_out_items, text_accuracy
 from .tokenizer import Tokenizer, diagnose, effective_rank, fit_tokenizer, survival
@@ -230,6 +232,26 @@ def cold_run(
     table = cold_start(ContRec(preset(config.pop("preset"), **config, seed=seed)).fit(cold.warm), cold)
     return {"items": len(cold.items), "moments": len(cold.targets), **{f"{name} {column}": v for name, row in table.iterrows() for column, v in row.items()}}
 
+# %% ../nbs/17_ablation.ipynb #7e0c1a57
+def recipe_run(
+    config: Mapping, # `dataset`, `preset`, `ease` and `item-knn` (arguments of `EASE` and `ItemKNN`, the priors); all else are settings of `contrec.model.Config`
+    seed: int, # Of everything random in training
+) -> dict[str, float]: # Of the whole fusion on test and on validation (`valid ...`), of its parts (`... alone`, `... with EASE`, `... priors`), of an oracle (`... best of three`), and the two weights
+    "Train ContRec once, fuse it with its priors, and take the fusion apart."
+    config = nested(config)
+    split, ease, knn = load_split(config.pop("dataset")), EASE(**config.pop("ease")), ItemKNN(**config.pop("item-knn"))
+    alone = ContRec(preset(config.pop("preset"), **config, seed=seed)).fit(split)
+    one = Fused(alone, ease).fit(split)
+    both = Fused(one, knn).fit(split)
+    found = {"weight of EASE": one.choice.weight, "weight of item-kNN": both.choice.weight, "train_seconds": sum(alone.seconds.values())}
+    for part, before in (("test", ""), ("valid", "valid ")):
+        lists = {name: evaluate(system, split, part) for name, system in (("", both), (" alone", alone), (" with EASE", one), (" priors", Fused(ease, knn).fit(split)))}
+        found |= {f"{before}{k}{name}": e.metrics[k] for name, e in lists.items() for k in ("NDCG@10", "HR@10")}
+        of_users = [per_user(system.rank(split.histories(part), 10).ids, split.targets(part), ks=(10,))["NDCG@10"] for system in (alone, ease, knn)]
+        found[f"{before}NDCG@10 best of three"] = float(np.max(of_users, axis=0).mean())
+    return found
+
+
 # %% ../nbs/17_ablation.ipynb #5b56ec82
 @lru_cache(maxsize=1)
 def _trained(dataset, name, settings, seed): # `settings` as JSON, because a cache needs a hashable key
@@ -264,7 +286,7 @@ def speed_run(
     return {"users_per_second": users / min(seconds)}
 
 # %% ../nbs/17_ablation.ipynb #7c950def
-RUNS = {"tokenizer": tokenizer_run, "model": model_run, "readout": readout_run, "speed": speed_run, "text": text_run, "cold": cold_run}
+RUNS = {"tokenizer": tokenizer_run, "model": model_run, "readout": readout_run, "speed": speed_run, "text": text_run, "cold": cold_run, "recipe": recipe_run}
 
 class Study(NamedTuple):
     "A grid file."

@@ -188,7 +188,8 @@ def test_every_kind_of_study_runs_and_is_kept(tmp_path, small_world, small_split
     speeds = readouts._replace(run="speed", fixed=readouts.fixed | {"users": 8, "users_at_once": 4})
     spoken = models._replace(run="text", fixed=small | {"score": "sentence", "text_encoder": None}, default={"epochs": 1}, factors={"epochs": [2]})
     cold = spoken._replace(run="cold", fixed=small | {"text_encoder": None})
-    for name, study, metric in (("t", kinds, "mse"), ("m", models, "NDCG@10"), ("r", readouts, "NDCG@10"), ("s", speeds, "users_per_second"), ("w", spoken, "NDCG@10 both"), ("c", cold, "contrec HR@10 among new")):
+    recipes = models._replace(run="recipe", fixed=small | {"ease.regularisation": 10, "item-knn.neighbours": 5})
+    for name, study, metric in (("t", kinds, "mse"), ("m", models, "NDCG@10"), ("r", readouts, "NDCG@10"), ("s", speeds, "users_per_second"), ("w", spoken, "NDCG@10 both"), ("c", cold, "contrec HR@10 among new"), ("f", recipes, "NDCG@10")):
         first = run_study(study, tmp_path/name)
         assert not {"seed", "failed", "seconds", "config", "context"} & set().union(*(json.loads(p.read_text())["metrics"] for p in (tmp_path/name).iterdir())) # a row has columns of these names
         assert len(first) == 2 and first[metric].notna().all() and first["failed"].isna().all() and set(first["dataset"]) == {"small"}
@@ -229,3 +230,19 @@ def test_a_study_of_words_tells_what_its_parts_tell(small_world, small_split):
     if long.any(): assert np.isclose(found["NDCG@10 long"] * long.mean() + found["NDCG@10 short"] * (~long).mean(), found["NDCG@10"])
     assert found["trained"] == found["parameters"] == sum(p.numel() for p in model.network.parameters())
     assert 0 < found["epoch_cpu_seconds"] and 100 < found["train_peak_mb"] < 24 * 1024
+
+def test_a_recipe_is_taken_apart_into_what_its_parts_tell(small_world, small_split):
+    """The figures of one run, each made again by the function that a person would call for it; an oracle is never worse than what it chooses from."""
+    from contrec.baselines import EASE, ItemKNN
+    from contrec.evaluation import evaluate
+    from contrec.model import ContRec, preset
+    from contrec.peers import Fused
+    settings = dict(epochs=2, tokenizer_epochs=3, embedding_settings={"width": 8})
+    found = ablation.recipe_run({"dataset": "small", "preset": "contrec", "ease.regularisation": 10, "ease.decay": 0.8, "item-knn.neighbours": 5, **settings}, 0)
+    model, ease, knn = ContRec(preset("contrec", **settings)).fit(small_split), EASE(10, 0.8).fit(small_split), ItemKNN(5).fit(small_split)
+    one = Fused(model, ease).fit(small_split)
+    both = Fused(one, knn).fit(small_split)
+    for name, system in (("", both), (" alone", model), (" with EASE", one), (" priors", Fused(ease, knn).fit(small_split))):
+        for part, before in (("test", ""), ("valid", "valid ")): assert np.isclose(found[f"{before}NDCG@10{name}"], evaluate(system, small_split, part).metrics["NDCG@10"])
+    for before in "", "valid ": assert found[f"{before}NDCG@10 best of three"] >= found[f"{before}NDCG@10 alone"]
+    assert found["weight of EASE"] == one.choice.weight and found["weight of item-kNN"] == both.choice.weight
