@@ -11,7 +11,6 @@ __all__ = ['View', 'table_to_html', 'show_text', 'show_picture', 'Explorer', 'un
 import base64, contextlib, gc, html, inspect, json, unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -227,9 +226,7 @@ def _conditions(model, catalogue, keep=256): # -> remembers, for item numbers (a
     return condition
 
 def _sampled(model, condition, readout): # -> (1, samples, d) preferences, as the model draws them with these settings (pairs of name and value)
-    config = replace(model.config, **dict(readout))
-    noise = torch.Generator(model.network.inputs.device).manual_seed(config.seed)
-    return model.network.diffusion.sample(condition, config.steps, config.guidance, config.samples, config.temperature, config.method, noise)
+    return model.with_readout(**dict(readout)).sample(condition)
 
 def _unit(x): return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 

@@ -378,9 +378,14 @@ class ContRec(Recommender):
             catalogue = self.network.catalogue()
             self._ready = catalogue, ItemIndex(catalogue.latents, c.index, temperature=c.similarity_temperature)
         catalogue, index = self._ready
-        noise = torch.Generator(self.device).manual_seed(c.seed)
-        preference = self.network.diffusion.sample(self.network.state(histories, catalogue), c.steps, c.guidance, c.samples, c.temperature, c.method, noise)
-        return catalogue, index, preference
+        return catalogue, index, self.sample(self.network.state(histories, catalogue))
+
+    def sample(self,
+        condition: torch.Tensor, # (b, h) from `Network.state`
+    ) -> torch.Tensor: # (b, samples, d)
+        "Preferences under these conditions, drawn as the settings say."
+        c, noise = self.config, torch.Generator(condition.device).manual_seed(self.config.seed)
+        return self.network.diffusion.sample(condition, c.steps, c.guidance, c.samples, c.temperature, c.method, noise)
 
     def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
         "Scores of all items: log-mean-exp over the generated preferences of cosine / temperature, with the text's score added where the settings say so."
