@@ -64,7 +64,8 @@ SYSTEMS = {
     "bert4rec": System(BERT4Rec, {}, product(dropout=(0.2, 0.4), hidden=(0.2, 0.5), last=(0.1, 0.5))),
     "dreamrec": System(DreamRec, {}, product(items=("trained", "sasrec"), lr=(1e-3, 1e-4), guidance=(0.0, 2.0))),
     "tiger": System(TIGER, {}, product(vectors=("linear", "text"), size=(64, 256), dropout=(0.1, 0.3))),
-    "contrec": System(partial(_contrec, "contrec"), {"diffusion.hidden": 128, "patience": 10}, product(lr=(1e-3, 2e-3), fine_tune=(True, False), embedding_settings__width=(64, 128))),
+    "contrec": System(partial(_contrec, "contrec"), {"diffusion.hidden": 128, "patience": 10},
+        product(lr=(1e-3, 2e-3), fine_tune=(True,), embedding_settings__width=(64, 128)) + product(windows=(True,), epochs=(20,), lr=(2e-3, 3e-3), embedding_settings__width=(64, 128))),
     "contrec-paper": System(partial(_contrec, "contrec-paper"), {}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__dispersive_weight=(0.05, 0.5))),
     "deftrec": System(partial(_contrec, "deftrec"), {}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__preference_weight=(0.1, 0.5))),
 }
