@@ -243,11 +243,12 @@ def recipe_run(
     alone = ContRec(preset(config.pop("preset"), **config, seed=seed)).fit(split)
     one = Fused(alone, ease).fit(split)
     both = Fused(one, knn).fit(split)
+    systems = {"": both, " alone": alone, " with EASE": one, " priors": Fused(ease, knn).fit(split)}
     found = {"weight of EASE": one.choice.weight, "weight of item-kNN": both.choice.weight, "train_seconds": sum(alone.seconds.values())}
     for part, before in (("test", ""), ("valid", "valid ")):
-        lists = {name: evaluate(system, split, part) for name, system in (("", both), (" alone", alone), (" with EASE", one), (" priors", Fused(ease, knn).fit(split)))}
+        lists = {name: evaluate(system, split, part) for name, system in systems.items()}
         found |= {f"{before}{k}{name}": e.metrics[k] for name, e in lists.items() for k in ("NDCG@10", "HR@10")}
-        of_users = [per_user(system.rank(split.histories(part), 10).ids, split.targets(part), ks=(10,))["NDCG@10"] for system in (alone, ease, knn)]
+        of_users = [per_user(e.ids, split.targets(part), ks=(10,))["NDCG@10"] for e in (lists[" alone"], evaluate(ease, split, part), evaluate(knn, split, part))]
         found[f"{before}NDCG@10 best of three"] = float(np.max(of_users, axis=0).mean())
     return found
 
