@@ -309,9 +309,9 @@ def verdict(
         means = compare(some, metric).set_index("system")[metric]
         single = means.drop([s for s in means.index if s in ours or s in FUSED])
         pairs = [(s, role, other) for s in ours if s in means for role, other in [("best baseline", single.idxmax() if len(single) else None), *(("control", c) for c in _controls(s, ours))] if other in means]
-        tables = {other: compare(some, metric, reference=other).set_index("system") for other in {other for *_, other in pairs}}
+        contrast = lambda s, other: compare(some[some["system"].isin([s, other])], metric, reference=other).set_index("system").loc[s, ["difference", "difference low", "difference high", "p"]]
         rows += [{"dataset": dataset, "system": s, metric: means[s], "against": role, "other": other, f"its {metric}": means[other], "ratio": means[s] / means[other],
-            **tables[other].loc[s, ["difference", "difference low", "difference high", "p"]].to_dict()} for s, role, other in pairs]
+            **contrast(s, other)} for s, role, other in pairs]
     return pd.DataFrame(rows)
 
 def beyond(
