@@ -193,7 +193,7 @@ def ablate_command(args):
 
 def compare_command(args):
     "contrec compare"
-    records = run_comparison(args.datasets, args.systems, args.seeds, args.out, args.workers, args.tune, args.shuffle_ties, print)
+    records = run_comparison(args.datasets, args.systems, args.seeds, args.out, args.workers, args.tune, args.like, args.shuffle_ties, print)
     shown = records.assign(dataset=records["dataset"].str.partition(",")[0]) if args.shuffle_ties else records # alone, they need no name of their own
     for dataset, rows in overview(shown).groupby("dataset", sort=False):
         print(f"\n{dataset}{', ties shuffled' if args.shuffle_ties else ''}\n{rows.drop(columns='dataset').dropna(axis=1, how='all').to_string(index=False, float_format=lambda v: f'{v:.4f}' if abs(v) < 10 else f'{v:,.0f}')}")
@@ -283,6 +283,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--systems", nargs="+", required=True, metavar="NAME", help=", ".join([*SYSTEMS, *FUSED]))
     p.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="of the trainings; a system without randomness runs once (default: 0)")
     p.add_argument("--tune", action="store_true", help="first choose settings on validation, with the same budget for every system, where that was not done yet")
+    p.add_argument("--like", nargs="+", default=[], metavar="NAME", help="with --tune: try only what won on these data sets, for sets on which a whole search takes too long")
     p.add_argument("--shuffle-ties", action="store_true", help="on the data with tied timestamps in random order")
     p.add_argument("--out", default="runs/compare", metavar="DIR", help="folder of the records (default: %(default)s)")
     p.add_argument("--workers", type=int, default=1, metavar="N", help="processes side by side, each with its share of the cores (default: %(default)s)")

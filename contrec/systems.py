@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUDGET', 'SYSTEMS', 'FUSED', 'TIES', 'OURS', 'System', 'product', 'make', 'count_numbers', 'split_of', 'Trial',
-           'tune', 'settings_of', 'Job', 'run_job', 'jobs_of', 'run_comparison', 'overview', 'verdict', 'beyond',
-           'searches']
+           'search_of', 'tune', 'settings_of', 'Job', 'run_job', 'jobs_of', 'run_comparison', 'overview', 'verdict',
+           'beyond', 'searches']
 
 # %% ../nbs/17_systems.ipynb #c561eafc
 import difflib, itertools, shutil
@@ -39,6 +39,7 @@ class System(NamedTuple):
     settings: dict[str, Any] # Where nothing was tuned
     search: list[dict[str, Any]] # What is tried: changes of the settings
     seeded: bool = True # Whether anything in it is random
+    large: dict[str, Any] = {} # Further changes on a large set, where an epoch has many times the steps
 
 def product(**values: Sequence) -> list[dict]:
     "All combinations: `product(a=(1, 2), b=(3,))` is `[{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]`; `__` in a name stands for a dot."
@@ -57,15 +58,16 @@ SYSTEMS = {
     "ials": System(partial(IALS, threads=1), {}, product(factors=(32, 64), alpha=(1, 5), regularisation=(0.1, 10))),
     "bpr": System(BPR, {}, product(norm=(1e-3, 1e-2), lr=(2e-3, 1e-2), width=(64, 128))),
     "lightgcn": System(LightGCNRecommender, {}, product(norm=(1e-4, 1e-3), lr=(5e-3, 2e-2), layers=(2, 3))),
-    "gru4rec": System(GRU4Rec, {}, product(dropout=(0.2, 0.4), lr=(1e-3, 3e-3), width=(64, 128))),
-    "sasrec-ce": System(partial(SASRec, "ce"), {}, product(dropout=(0.2, 0.4), layers=(1, 2), width=(64, 128))),
-    "sasrec-bce": System(partial(SASRec, "bce"), {}, product(dropout=(0.2, 0.4), layers=(1, 2), width=(64, 128))),
+    "gru4rec": System(GRU4Rec, {}, product(dropout=(0.2, 0.4), lr=(1e-3, 3e-3), width=(64, 128)), large={"patience": 3}),
+    "sasrec-ce": System(partial(SASRec, "ce"), {}, product(dropout=(0.2, 0.4), layers=(1, 2), width=(64, 128)), large={"patience": 3}),
+    "sasrec-bce": System(partial(SASRec, "bce"), {}, product(dropout=(0.2, 0.4), layers=(1, 2), width=(64, 128)), large={"patience": 3}),
     "gsasrec": System(partial(SASRec, "gbce"), {}, product(dropout=(0.2, 0.4), negatives=(32, 128), calibration=(0.5, 0.9))),
     "bert4rec": System(BERT4Rec, {}, product(dropout=(0.2, 0.4), hidden=(0.2, 0.5), last=(0.1, 0.5))),
     "dreamrec": System(DreamRec, {}, product(items=("trained", "sasrec"), lr=(1e-3, 1e-4), guidance=(0.0, 2.0))),
     "tiger": System(TIGER, {}, product(vectors=("linear", "text"), size=(64, 256), dropout=(0.1, 0.3))),
     "contrec": System(partial(_contrec, "contrec"), {"diffusion.hidden": 128, "patience": 10},
-        product(lr=(1e-3, 2e-3), fine_tune=(True,), embedding_settings__width=(64, 128)) + product(windows=(True,), epochs=(20,), lr=(2e-3, 3e-3), embedding_settings__width=(64, 128))),
+        product(lr=(1e-3, 2e-3), fine_tune=(True,), embedding_settings__width=(64, 128)) + product(windows=(True,), epochs=(20,), lr=(2e-3, 3e-3), embedding_settings__width=(64, 128)),
+        large={"epochs": 8, "patience": 3}),
     "contrec-paper": System(partial(_contrec, "contrec-paper"), {}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__dispersive_weight=(0.05, 0.5))),
     "deftrec": System(partial(_contrec, "deftrec"), {}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__preference_weight=(0.1, 0.5))),
 }
@@ -133,21 +135,37 @@ def _trial(dataset, system, settings, folder):
     context = {"dataset": dataset, "split_sha256": split_of(dataset).sha256, "system": system, "defaults": SYSTEMS[system].settings}
     return run_once(Trial(dataset, system), settings, 0, Path(folder)/"tuned"/"trials", context)
 
+def _tried(options): return options if len(options) > 1 else [] # One alone wins without a trial
+
 def _tuned_path(folder, dataset, system): return Path(folder)/"tuned"/f"{dataset}--{system}.json"
+
+def search_of(
+    system: str, # Key of `SYSTEMS`
+    folder: str | Path, # Of the comparison
+    like: Sequence[str] = (), # Data sets whose winners are all that is tried; the system's own search where there are none
+) -> list[dict]: # Changes of its settings, none twice
+    "What is tried for a system; raises `ConfigError` where it was not tuned yet on a data set that it should be like."
+    if not like or not SYSTEMS[system].search: return SYSTEMS[system].search
+    for d in like:
+        if not _tuned_path(folder, d, system).exists(): raise ConfigError(f"{system} was not tuned on {d} yet, so there is no winner to try. Tune it there first, with the same folder.")
+    winners = [read_json(_tuned_path(folder, d, system))["chosen"] | SYSTEMS[system].large for d in like]
+    return list({config_hash(w): w for w in winners}.values())
 
 def tune(
     dataset: str, # A name of `contrec.catalog`
     system: str, # Key of `SYSTEMS`
     folder: str | Path, # Of the comparison
     trials: Sequence[dict] | None = None, # Records of all trials, where they were run already
+    like: Sequence[str] = (), # As in `search_of`
 ) -> dict: # What was tried, and what was `chosen`
-    "Try the system's settings on validation and write down what wins; raises `TrainingError` where every one fails."
-    trials = trials or [_trial(dataset, system, settings, folder) for settings in SYSTEMS[system].search]
+    "Try a system's settings on validation and write down what wins; raises `TrainingError` where every one fails."
+    options = search_of(system, folder, like)
+    if trials is None: trials = [_trial(dataset, system, settings, folder) for settings in _tried(options)]
     scores = [-np.inf if t["failed"] else t["metrics"]["NDCG@10"] for t in trials]
     if scores and max(scores) == -np.inf: raise TrainingError(f"{system} on {dataset}: each of the {len(trials)} settings that were tried failed, the first with: {trials[0]['failed']}")
-    result = {"dataset": dataset, "system": system, "split_sha256": split_of(dataset).sha256, "seed": 0, "judged by": "NDCG@10 on validation", "budget": BUDGET,
+    result = {"dataset": dataset, "system": system, "split_sha256": split_of(dataset).sha256, "seed": 0, "judged by": "NDCG@10 on validation", "budget": len(like) or BUDGET, "like": list(like),
         "trials": [{"settings": t["config"], "score": None if t["failed"] else t["metrics"]["NDCG@10"], "seconds": t["seconds"], "failed": t["failed"]} for t in trials],
-        "chosen": trials[int(np.argmax(scores))]["config"] if trials else {}}
+        "chosen": trials[int(np.argmax(scores))]["config"] if trials else options[0] if options else {}}
     write_json(_tuned_path(folder, dataset, system), result)
     return result
 
@@ -245,6 +263,7 @@ def run_comparison(
     folder: str | Path = "runs/compare", # Where records are kept
     workers: int = 1, # Processes side by side, each with its share of the cores
     tuned: bool = False, # Choose settings first, where that was not done yet
+    like: Sequence[str] = (), # Data sets whose winners are all that is tried, see `search_of`
     shuffle_ties: bool = False, # On the data with its ties shuffled; settings are those of the data as it is
     tell: Callable[[str], None] = lambda line: None, # Told in a line what is done
 ) -> pd.DataFrame: # The records of these data sets and systems, as from `read_records`
@@ -256,7 +275,8 @@ def run_comparison(
     if workers < 1: raise ConfigError(f"{workers} workers can do nothing. Give 1 or more.")
     ties = "random" if shuffle_ties else "file"
     names = [split_of(d, ties).name for d in datasets]
-    if tuned: _tune_all(datasets, systems, folder, workers, tell)
+    if like and not tuned: raise ConfigError("like names the data sets whose winners are tried: it needs tuned.")
+    if tuned: _tune_all(datasets, systems, folder, workers, like, tell)
     jobs = jobs_of(datasets, systems, seeds, folder, ties)
     todo = [(job,) for job in jobs if job.missing()]
     tell(f"{len(jobs) - len(todo)} of {len(jobs)} trainings are kept from before, {len(todo)} to do")
@@ -265,14 +285,15 @@ def run_comparison(
     table = read_records(folder)
     return table[table["dataset"].isin(names) & table["system"].isin(systems)].reset_index(drop=True)
 
-def _tune_all(datasets, systems, folder, workers, tell):
+def _tune_all(datasets, systems, folder, workers, like, tell):
     "Search for every data set and part that has no search yet; all trials of all of them side by side."
     parts = list(dict.fromkeys(part for s in systems for part in FUSED.get(s, (s,))))
     todo = [(d, p) for d in datasets for p in parts if SYSTEMS[p].search and not _tuned_path(folder, d, p).exists()]
-    trials = [(d, p, settings, str(folder)) for d, p in todo for settings in SYSTEMS[p].search]
+    tried = {p: _tried(search_of(p, folder, like)) for _, p in todo}
+    trials = [(d, p, settings, str(folder)) for d, p in todo for settings in tried[p]]
     if trials: tell(f"tuning: {len(trials)} trials for {', '.join(f'{p} on {d}' for d, p in todo)}")
     found = iter(side_by_side(_trial, trials, workers, "tuning"))
-    for d, p in todo: tune(d, p, folder, list(itertools.islice(found, len(SYSTEMS[p].search))))
+    for d, p in todo: tune(d, p, folder, list(itertools.islice(found, len(tried[p]))), like)
 
 # %% ../nbs/17_systems.ipynb #14d73ed8
 OURS = ("contrec", "contrec+ease", "contrec+recency", "contrec-paper", "deftrec") # All others are baselines, but for fusions without ContRec, which are controls

@@ -24,8 +24,8 @@ class Counted:
 def small(small_split, monkeypatch):
     "The small world as the only data set, and small systems."
     def load(name, ties="file"):
-        if name != "small": raise DataError(f"unknown dataset '{name}'.")
-        return replace(small_split, name="small")
+        if name not in ("small", "second", "large"): raise DataError(f"unknown dataset '{name}'.")
+        return replace(small_split, name=name)
     monkeypatch.setattr(systems, "load_split", load)
     split_of.cache_clear()
     made = {"ease": Counted(EASE), "sasrec-ce": Counted(GRU4Rec), "popularity": Counted(Popularity)}
@@ -108,6 +108,23 @@ def test_tuning_is_written_down_and_used(small, small_split, tmp_path):
     assert sum(len(s.made) for s in small.values()) == made
     table = searches(tmp_path).set_index("system")
     assert table.loc["ease", "trials"] == 3 and table.loc["ease", "best"] >= table.loc["ease", "median"] >= table.loc["ease", "worst"]
+
+
+def test_a_large_set_tries_what_won_on_the_small_ones(small, tmp_path):
+    for name, chosen in (("small", {"regularisation": 1}), ("second", {"regularisation": 1000})):
+        tune(name, "ease", tmp_path)
+        path = tmp_path / f"tuned/{name}--ease.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"chosen": chosen}))
+    small["ease"].made.clear()
+    run_comparison(["large"], ["ease", "popularity"], folder=tmp_path, tuned=True, like=["small", "second"])
+    found = json.loads((tmp_path / "tuned/large--ease.json").read_text())
+    assert [t["settings"]["regularisation"] for t in found["trials"]] == [1, 1000] and found["budget"] == 2 and found["like"] == ["small", "second"]
+    assert found["chosen"] == max(found["trials"], key=lambda t: t["score"])["settings"] and len(small["ease"].made) == 3
+    (tmp_path / "tuned/large--ease.json").unlink()
+    alone = tune("large", "ease", tmp_path, like=["second"])                # one winner needs no trial
+    assert alone["trials"] == [] and alone["chosen"] == {"regularisation": 1000} and len(small["ease"].made) == 3
+    with pytest.raises(ConfigError, match="sasrec-ce was not tuned on second"): run_comparison(["large"], ["sasrec-ce"], folder=tmp_path, tuned=True, like=["second"])
+    with pytest.raises(ConfigError, match="needs tuned"): run_comparison(["large"], ["ease"], folder=tmp_path, like=["second"])
 
 
 def test_a_killed_search_goes_on(small, tmp_path, monkeypatch):
