@@ -52,6 +52,7 @@ class Config:
     tokenizer_epochs: int = 200 # Epochs of the tokenizer's own training
     fine_tune: bool = True # Whether tokenizer and item vectors learn along with the recommender
     running_user: bool = True # Whether every condition also sees the tokens of the user so far
+    running_decays: list[float] = field(default_factory=lambda: [1.0]) # One such user for each: what a choice counts one step later, above 0; 1 forgets nothing
     backbone: str = "tiny" # See `contrec.backbone`
     backbone_settings: dict = field(default_factory=dict) # Arguments of `Backbone`, but for name, width and text
     template: str = "tokens" # Key of `contrec.prompt.TEMPLATES`
@@ -90,6 +91,8 @@ class Config:
         if self.text_score != "none" and not TEMPLATES[self.template].answer: raise ConfigError(f"template '{self.template}' has no answer, so there is no text score. Choose another template, or text_score none.")
         if self.text_score != "none" and self.index != "exact": raise ConfigError(f"a text score concerns every item, and the index '{self.index}' visits only some. Set index to exact.")
         if TEMPLATES[self.template].uses_user and not self.running_user: raise ConfigError(f"template '{self.template}' shows the user's own tokens, and running_user is off. Switch it on, or choose another template.")
+        if not self.running_decays or len(set(self.running_decays)) < len(self.running_decays) or not all(0 < decay <= 1 for decay in self.running_decays): raise ConfigError(f"running_decays are {self.running_decays}. They must be different numbers above 0 and at most 1, at least one.")
+        if not self.running_user and self.running_decays != [1.0]: raise ConfigError("running_decays say what running users remember, and running_user is off. Switch it on, or leave them out.")
         if self.accumulate > self.batch_size: raise ConfigError(f"a step of {self.batch_size} histories cannot be worked through in {self.accumulate} parts. Lower accumulate, or raise batch_size.")
         if self.ema is not None and not 0 < self.ema < 1: raise ConfigError(f"ema is {self.ema}. It must lie between 0 and 1, such as 0.999, or be None.")
         if self.samples > 1 and self.temperature == 0: raise ConfigError(f"{self.samples} samples at temperature 0 are all the same vector. Set temperature to 1, or samples to 1.")
@@ -122,9 +125,13 @@ def preset(
 # %% ../nbs/15_model.ipynb #52cbcc99
 def running_mean(
     x: torch.Tensor, # (b, n, d), zeros where a row is padded at its end
-) -> torch.Tensor: # (b, n, d), at j the mean over the first j places
-    "Mean of everything up to and including each place."
-    return x.cumsum(1) / torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]
+    decay: float = 1.0, # Weight of a step back, above 0; 1 weighs all steps alike
+) -> torch.Tensor: # (b, n, d), at j the weighted mean over the first j places
+    "Mean of everything up to and including each place, older places weighing less."
+    place = torch.arange(x.shape[1], device=x.device)
+    if decay == 1: return x.cumsum(1) / (place + 1)[:, None]
+    weights = (float(decay) ** (place[:, None] - place).clamp_min(0)).tril().to(x)
+    return (weights / weights.sum(1, keepdim=True)) @ x
 
 # %% ../nbs/15_model.ipynb #98f3a4df
 class Catalogue(NamedTuple):
@@ -150,13 +157,14 @@ class Network(nn.Module):
         prompts: Prompts, # Lays out the batch
         diffusion: Diffusion, # Generates the preference
         lm_weight: float, # Weight of the language-model loss
+        decays: Sequence[float] = (1.0,), # Of the running users, see `Config.running_decays`
     ):
         super().__init__()
         self.inputs = nn.Parameter(inputs.clone())
         self.tokenizer, self.user_tokenizer, self.backbone, self.diffusion = tokenizer, user_tokenizer, backbone, diffusion
-        self.prompts, self.lm_weight = prompts, lm_weight
+        self.prompts, self.lm_weight, self.decays = prompts, lm_weight, tuple(decays)
         self.register_buffer("foretold", None) # (n_known, d_in) the known items' vectors as their texts alone would have them, where new items have joined
-        self.user_adapter = nn.Linear(tokenizer.width, backbone.hidden) if user_tokenizer else None
+        self.user_adapter = nn.Linear(tokenizer.width * len(self.decays), backbone.hidden) if user_tokenizer else None
         if self.user_adapter: nn.init.zeros_(self.user_adapter.weight); nn.init.zeros_(self.user_adapter.bias)
     def learn_tokens(self, on: bool) -> None:
         "Whether item vectors and tokenizers learn along with the rest."
@@ -170,24 +178,24 @@ class Network(nn.Module):
 
     def _means(self, inputs): return self.tokenizer.tokenize(self.tokenizer.standard(inputs))
 
-    def _users(self, items): # (b, n) items, -1 for padding -> (b * n, K, d) tokens of the user after each of them
-        seen = (items >= 0)[..., None]
-        mean = running_mean(F.embedding(items.clamp(min=0), self.inputs) * seen) # `embedding` adds its gradients in a fixed order, indexing does not
-        return self.user_tokenizer.tokenize(self.user_tokenizer.standard(mean.flatten(0, 1)))
+    def _users(self, items, decays=(1.0,)): # (b, n) items, -1 for padding -> for each decay (b * n, K, d) tokens of the user after each of them
+        vectors = F.embedding(items.clamp(min=0), self.inputs) * (items >= 0)[..., None] # `embedding` adds its gradients in a fixed order, indexing does not
+        return [self.user_tokenizer.tokenize(self.user_tokenizer.standard(running_mean(vectors, decay).flatten(0, 1))) for decay in decays]
 
     def _shown_users(self, items): # (b, K, d) tokens of the user after the last item, for a template that shows them; else None
         if not self.prompts.template.uses_user: return None
-        return self._users(items).unflatten(0, items.shape)[torch.arange(len(items), device=items.device), (items >= 0).sum(1) - 1]
+        return self._users(items)[0].unflatten(0, items.shape)[torch.arange(len(items), device=items.device), (items >= 0).sum(1) - 1]
 
     def condition(self,
         batch, # From `Prompts.batch`
         items: torch.Tensor, # (b, n) the items that were read, -1 for padding
         catalogue: Catalogue, # From `catalogue`
     ): # (b, n, h) conditions, and the language-model loss or `None`
-        "What the backbone knows after each item, with the user so far added."
+        "What the backbone knows after each item, with the users so far added."
         condition, lm = self.backbone(batch, catalogue.tokens, self._shown_users(items))
         if self.user_tokenizer is None: return condition, lm
-        return condition + self.user_adapter(self._users(items).mean(1)).view_as(condition), lm
+        users = torch.cat([tokens.mean(1) for tokens in self._users(items, self.decays)], -1)
+        return condition + self.user_adapter(users).view_as(condition), lm
 
     def _prompt(self, histories, catalogue): # Where a condition is read behind an answer, the answer is the model's own, in training too
         batch = self.prompts.batch(histories).to(self.inputs.device)
@@ -333,7 +341,7 @@ class ContRec(Recommender):
         backbone = Backbone(c.backbone, tokenizer.width, text or word_tokenizer(template, self.split.items), **c.backbone_settings)
         prompts = Prompts(template, backbone.text, self.split.items, tokenizer.tokens, c.max_items, user_tokens=tokenizer.tokens)
         diffusion = Diffusion(tokenizer.width, backbone.hidden, **c.diffusion)
-        self.network = Network(torch.zeros(len(self.split.items), d_in), tokenizer, users, backbone, prompts, diffusion, c.lm_weight).to(self.device)
+        self.network = Network(torch.zeros(len(self.split.items), d_in), tokenizer, users, backbone, prompts, diffusion, c.lm_weight, c.running_decays).to(self.device)
         backbone.precision = self._precision()
 
     def _precision(self, accelerator=None):
@@ -507,7 +515,7 @@ class ContRec(Recommender):
         other.split = replace(split, items=frame, item_ids=frame["item"].to_numpy(object))
         p = old.prompts
         prompts = Prompts(p.template, p.text, frame, p.tokens, p.max_items, p.user_tokens, p.title_length)
-        other.network = Network(torch.cat([old.inputs.detach().cpu(), torch.from_numpy(new).float()]), old.tokenizer, old.user_tokenizer, old.backbone, prompts, old.diffusion, old.lm_weight)
+        other.network = Network(torch.cat([old.inputs.detach().cpu(), torch.from_numpy(new).float()]), old.tokenizer, old.user_tokenizer, old.backbone, prompts, old.diffusion, old.lm_weight, old.decays)
         other.network.user_adapter = old.user_adapter
         other.network.foretold = torch.from_numpy(cautious).float()
         other.network.to(self.device).eval()

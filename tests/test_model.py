@@ -305,6 +305,25 @@ def test_the_running_user_is_the_mean_so_far():
     x = torch.randn(2, 4, 3)
     expected = torch.stack([x[:, :j + 1].mean(1) for j in range(4)], 1)
     torch.testing.assert_close(running_mean(x), expected)
+    weigh = lambda j: (x[:, :j + 1] * 0.6 ** torch.arange(j, -1, -1)[:, None]).sum(1) / sum(0.6 ** k for k in range(j + 1))
+    torch.testing.assert_close(running_mean(x, 0.6), torch.stack([weigh(j) for j in range(4)], 1))
+
+
+def test_running_users_with_several_memories(small_split, tmp_path):
+    model = untrained(small_split, running_decays=[1.0, 0.5])
+    histories = small_split.train.take(np.array([0]))
+    network, catalogue = model.network, model.network.catalogue()
+    assert network.user_adapter.in_features == 2 * network.tokenizer.width
+    before = network.state(histories, catalogue)
+    with torch.no_grad(): network.user_adapter.weight[:, network.tokenizer.width:] = 0
+    assert not torch.allclose(before, network.state(histories, catalogue))    # the second user was heard
+    one = untrained(small_split)
+    with torch.no_grad(): one.network.load_state_dict(network.state_dict() | {"user_adapter.weight": network.user_adapter.weight[:, :network.tokenizer.width].clone()})
+    torch.testing.assert_close(one.network.state(histories, one.network.catalogue()), network.state(histories, catalogue)) # unheard, it changes nothing
+    fitted = ContRec(short(running_decays=[1.0, 0.5], epochs=1)).fit(small_split)
+    fitted.save_pretrained(tmp_path / "kept")
+    again = ContRec.from_pretrained(tmp_path / "kept")
+    assert again.config == fitted.config and np.array_equal(again.score(small_split.histories("test")), fitted.score(small_split.histories("test")))
 
 
 def test_trap_10_gradients_reach_backbone_tokenizer_and_vectors(small_split):
@@ -418,7 +437,8 @@ def test_sampling_is_deterministic_and_a_set_is_not_a_mean(small_split):
 @pytest.mark.parametrize("changes, word", [({"embedding": "word2vec"}, "word2vec"), ({"tokenizer": "BPE"}, "BPE"), ({"template": "x"}, "'x'"),
     ({"samples": 4}, "temperature"), ({"speed": 3}, "speed"), ({"epochs": 0}, "epochs"), ({"batch_size": 0}, "batch_size"),
     ({"accumulate": 0}, "accumulate"), ({"accumulate": 33}, "33 parts"), ({"ema": 1.0}, "ema is 1.0"), ({"precision": "fp8"}, "fp8"), ({"text_score": "vibes"}, "vibes"), ({"text_weight": -1.0}, "text_weight"),
-    ({"index": "annoy"}, "annoy"), ({"index": "hnsw", "text_score": "likelihood"}, "hnsw"), ({"template": "profile", "running_user": False}, "profile")])
+    ({"index": "annoy"}, "annoy"), ({"index": "hnsw", "text_score": "likelihood"}, "hnsw"), ({"template": "profile", "running_user": False}, "profile"),
+    ({"running_decays": []}, "at least one"), ({"running_decays": [1.0, 0.0]}, "above 0"), ({"running_decays": [0.5, 0.5]}, "different"), ({"running_decays": [0.5], "running_user": False}, "running_user is off")])
 def test_settings_that_make_no_sense(changes, word):
     with pytest.raises(ConfigError, match=word):
         preset("contrec", **changes)
