@@ -74,6 +74,7 @@ SYSTEMS = {
 FUSED = { # Parts, fused from the left; what stands below a system of ours is its control
     "contrec+ease": ("contrec", "ease"), "sasrec+ease": ("sasrec-ce", "ease"),
     "contrec+recency": ("contrec", "ease-recency", "item-knn-recency"), "sasrec+recency": ("sasrec-ce", "ease-recency", "item-knn-recency"),
+    "gru4rec+recency": ("gru4rec", "ease-recency", "item-knn-recency"),
     "recency": ("ease-recency", "item-knn-recency"),
 }
 
