@@ -68,8 +68,8 @@ SYSTEMS = {
     "contrec": System(partial(_contrec, "contrec"), {"diffusion.hidden": 128, "windows": True, "lr": 2e-3, "epochs": 20, "patience": 10},
         product(running_decays=([1.0, 0.8], [1.0, 0.9, 0.6]), embedding_settings__width=(64, 128), backbone_settings__dropout=(0.2, 0.4)),
         large={"epochs": 8, "patience": 3}),
-    "contrec-paper": System(partial(_contrec, "contrec-paper"), {}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__dispersive_weight=(0.05, 0.5))),
-    "deftrec": System(partial(_contrec, "deftrec"), {}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__preference_weight=(0.1, 0.5))),
+    "contrec-paper": System(partial(_contrec, "contrec-paper"), {"validate_every": 5}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__dispersive_weight=(0.05, 0.5))),
+    "deftrec": System(partial(_contrec, "deftrec"), {"validate_every": 5}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__preference_weight=(0.1, 0.5))),
 }
 FUSED = { # Parts, fused from the left; what stands below a system of ours is its control
     "contrec+ease": ("contrec", "ease"), "sasrec+ease": ("sasrec-ce", "ease"),
