@@ -12,7 +12,7 @@ from contrec.data import leave_one_out, read_items, read_log
 from contrec.metrics import per_user, summarise
 from contrec.model import ContRec, preset
 
-SETTINGS = dict(epochs=4, tokenizer_epochs=20, batch_size=31, accumulate=2, embedding_settings={"width": 16}, diffusion={"hidden": 32, "blocks": 1})
+SETTINGS = dict(epochs=4, lr=1e-3, tokenizer_epochs=20, batch_size=31, accumulate=2, embedding_settings={"width": 16}, diffusion={"hidden": 32, "blocks": 1})
 SCRIPT = """
 import json, sys
 import torch
