@@ -313,7 +313,7 @@ class SASRec(Recommender):
         lr: float = 1e-3, # Of AdamW
         batch_size: int = 32, # Windows per step
         epochs: int = 200, # At most
-        patience: int = 10, # Epochs without a better validation NDCG@10 before it stops
+        patience: int | None = 10, # Epochs without a better validation NDCG@10 before it stops; None trains all epochs with a falling rate, and never looks at validation
         seed: int = 0, # Of weights, order, dropout and negatives
         checkpoint: str | Path | None = None, # See `train`
     ):
@@ -340,25 +340,30 @@ class SASRec(Recommender):
         return SequenceLoss(generalised_bce((hidden * items[target]).sum(1), torch.einsum("pd,pnd->pn", hidden, items[drawn]), beta))
 
     def fit(self, split: Split, log: Callable[[dict], None] | None = None) -> "SASRec":
-        "Train on every step of every training row; the weights with the best validation NDCG@10 stay."
+        "Train on every step of every training row; with patience, the weights with the best validation NDCG@10 stay."
         with seeded(self.seed): self.model = CausalEncoder(split.n_items, self.length, self.width, self.layers, self.heads, self.dropout)
         self.split, ids = split, torch.as_tensor(windows(split.train, self.length))
         if len(ids) == 0: raise DataError(f"{split.name}: no user has two training items, so there is no step to learn from. Use longer histories (a larger core).")
         history, target = split.histories("valid"), split.targets("valid")
         validate = lambda: per_user(self.rank(history, 10).ids, target, (10,))["NDCG@10"].mean()
+        how = {"shape": "cosine"} if self.patience is None else {"evaluate": validate, "patience": self.patience}
         self.log = train(self.model, lambda rows: self._loss(ids[rows]), len(ids), epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, seed=self.seed,
-            evaluate=validate, patience=self.patience, checkpoint=self.checkpoint, log=log, name=self.name)
+            checkpoint=self.checkpoint, log=log, name=self.name, **how)
         return self
 
     @torch.no_grad()
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
-        "Inner products of the last hidden state with the items."
+    def hidden(self, histories: Ragged) -> torch.Tensor: # (n, width)
+        "The state after the last item of each history."
         self.model.eval()
         longest = max(1, min(self.length, int(histories.lengths.max(initial=0))))
         ids = torch.as_tensor(histories.pad(longest))
         last = ((ids >= 0).sum(1) - 1).clamp_min(0)
-        hidden = self.model(ids)[torch.arange(len(ids)), last]
-        return (hidden @ self.model.items.weight.T).numpy()
+        return self.model(ids)[torch.arange(len(ids)), last]
+
+    @torch.no_grad()
+    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+        "Inner products of the last hidden state with the items."
+        return (self.hidden(histories) @ self.model.items.weight.T).numpy()
 
 # %% ../nbs/03_baselines.ipynb #e2e571a4
 def check_recommender(

@@ -7,7 +7,7 @@ __all__ = ['EMBEDDINGS', 'PRECISIONS', 'TEXT_SCORES', 'READOUT', 'PRESETS', 'Con
            'ContRecLoss', 'Network', 'Answers', 'ContRec']
 
 # %% ../nbs/15_model.ipynb #075b59a7
-import contextlib, copy, os, shutil
+import contextlib, copy, inspect, os, shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from .baselines import Recommender, windows
 from .core import CheckpointError, ConfigError, DataError, load_tensors, read_json, save_tensors, seeded, train, write_json
 from .data import Ragged, Split
 from .diffusion import METHODS, Diffusion, preset as diffusion_preset
-from .embeddings import encode_texts, ials, lightgcn, linear, text_encoder
+from .embeddings import encode_texts, ials, lightgcn, linear, sasrec, text_encoder
 from .metrics import TopK, per_user
 from .prompt import TEMPLATES, Prompts, parse_answer, word_tokenizer
 from .retrieval import ItemIndex, WeightChoice, calibrate, choose_weight, fuse
@@ -37,7 +37,7 @@ from .tokenizer import Tokenizer, add_noise, fit_tokenizer, latents
 from .training import Stages
 
 # %% ../nbs/15_model.ipynb #31721e82
-EMBEDDINGS = {"lightgcn": lightgcn, "linear": linear, "ials": ials}
+EMBEDDINGS = {"lightgcn": lightgcn, "linear": linear, "ials": ials, "sasrec": sasrec}
 PRECISIONS = ("auto", "fp32", "bf16")
 TEXT_SCORES = ("none", "likelihood", "sentence")
 READOUT = ("index", "text_score", "text_weight", "text_encoder", "steps", "samples", "temperature", "guidance", "method", "similarity_temperature", "seed") # Settings that may differ after training
@@ -45,8 +45,8 @@ READOUT = ("index", "text_score", "text_weight", "text_encoder", "steps", "sampl
 @dataclass(frozen=True)
 class Config:
     "Everything that decides what a `ContRec` is; raises `ConfigError` for names that do not exist."
-    embedding: str = "linear" # Where e_i comes from: `lightgcn`, `linear` or `ials`
-    embedding_settings: dict = field(default_factory=lambda: {"width": 128}) # Arguments of that function; the width is at most the number of users and of items
+    embedding: str = "linear" # Where e_i comes from: keys of `EMBEDDINGS`, several joined by a plus are laid side by side, such as `linear+sasrec`
+    embedding_settings: dict = field(default_factory=lambda: {"width": 128}) # Arguments of those functions, for each those that it knows; the width is at most the number of users and of items
     tokenizer: str = "SigmaVAE" # Kind of tokenizer, see `contrec.tokenizer`
     tokenizer_settings: dict = field(default_factory=lambda: {"width": 64, "tokens": 1}) # Arguments of its constructor, but for `d_in`
     tokenizer_epochs: int = 200 # Epochs of the tokenizer's own training
@@ -83,8 +83,10 @@ class Config:
     seed: int = 0 # Of every random draw in training
 
     def __post_init__(self):
-        for value, known, what in ((self.embedding, EMBEDDINGS, "embedding"), (self.tokenizer, Tokenizer.kinds, "tokenizer"), (self.template, TEMPLATES, "template"), (self.method, METHODS, "sampling method"), (self.precision, PRECISIONS, "precision"), (self.text_score, TEXT_SCORES, "text score"), (self.index, ItemIndex.kinds, "index")):
+        for value, known, what in (*((part, EMBEDDINGS, "embedding") for part in self.embedding.split("+")), (self.tokenizer, Tokenizer.kinds, "tokenizer"), (self.template, TEMPLATES, "template"), (self.method, METHODS, "sampling method"), (self.precision, PRECISIONS, "precision"), (self.text_score, TEXT_SCORES, "text score"), (self.index, ItemIndex.kinds, "index")):
             if value not in known: raise ConfigError(f"unknown {what} '{value}'. Choose one of {', '.join(sorted(known))}.")
+        strange = set(self.embedding_settings) - {name for part in self.embedding.split("+") for name in inspect.signature(EMBEDDINGS[part]).parameters}
+        if strange: raise ConfigError(f"unknown embedding setting '{sorted(strange)[0]}' of {self.embedding}. Leave it out, or see the arguments in contrec.embeddings.")
         for name in ("tokenizer_epochs", "max_items", "epochs", "batch_size", "validate_every", "patience", "accumulate", "steps", "samples"):
             if getattr(self, name) is not None and getattr(self, name) < 1: raise ConfigError(f"{name} is {getattr(self, name)}. It must be at least 1.")
         if self.text_weight is not None and not 0 <= self.text_weight < float("inf"): raise ConfigError(f"text_weight is {self.text_weight}. It must be 0 or more, or None to choose it on validation.")
@@ -108,7 +110,7 @@ class Config:
 _PAPER = dict(embedding="lightgcn", embedding_settings={"width": 64}, fine_tune=False, running_user=False,
     steps=200, temperature=1.0, guidance=1.0)
 PRESETS = {
-    "contrec": Config(embedding_settings={"width": 64}, running_decays=[1.0, 0.9, 0.6], windows=True, epochs=10, lr=2e-3,
+    "contrec": Config(embedding="linear+sasrec", embedding_settings={"width": 64}, running_decays=[1.0, 0.9, 0.6], windows=True, epochs=10, lr=2e-3,
         diffusion=diffusion_preset("contrec", dispersive_weight=0.05, hidden=128)),
     "contrec-basic": Config(diffusion=diffusion_preset("contrec", dispersive_weight=0.05)),
     "contrec-paper": Config(**_PAPER, tokenizer_settings={"width": 64, "tokens": 4}, diffusion=diffusion_preset("contrec-paper")),
@@ -299,9 +301,10 @@ class ContRec(Recommender):
         self._words = None
         if c.text_score == "sentence": self._sentences() # an encoder that cannot be had is missed now, not after hours
         stages = Stages(folder, tell, log, accelerator)
-        vectors = stages.do("embeddings", lambda checkpoint, note: self._embed(checkpoint, note),
+        parts = c.embedding.split("+")
+        vectors = torch.cat([stages.do("embeddings" if len(parts) == 1 else f"embeddings {part}", lambda checkpoint, note: self._embed(part, checkpoint, note),
             lambda e, path: save_tensors(path.with_suffix(".safetensors"), {"items": e}),
-            lambda path: load_tensors(path.with_suffix(".safetensors")).tensors["items"])
+            lambda path: load_tensors(path.with_suffix(".safetensors")).tensors["items"]) for part in parts], 1)
         with seeded(c.seed): self._build(vectors.shape[1])
         network = self.network
         with torch.no_grad(): network.inputs.copy_(vectors)
@@ -323,13 +326,13 @@ class ContRec(Recommender):
         if self.config.text_score != "none" and self.config.text_weight is None: self.config = replace(self.config, text_weight=self.choose_text_weight().weight)
         return self
 
-    def _embed(self, checkpoint, note):
-        c = self.config
-        settings = c.embedding_settings | {"width": min(c.embedding_settings.get("width", 64), *self.split.train_matrix().shape)} # no more factors than users or items
-        trained = {"seed": c.seed, "checkpoint": checkpoint, "log": note} if c.embedding == "lightgcn" else {"seed": c.seed} if c.embedding == "ials" else {}
-        e = torch.from_numpy(EMBEDDINGS[c.embedding](self.split, **settings, **trained).items)
+    def _embed(self, part, checkpoint, note):
+        c, known = self.config, inspect.signature(EMBEDDINGS[part]).parameters
+        given = c.embedding_settings | {"seed": c.seed, "checkpoint": checkpoint, "log": note,
+            "width": min(c.embedding_settings.get("width", 64), *self.split.train_matrix().shape)} # no more factors than users or items
+        e = torch.from_numpy(EMBEDDINGS[part](self.split, **{name: value for name, value in given.items() if name in known}).items)
         e = e - e.mean(0)
-        return e / e.square().mean().sqrt() # the learning rate means the same whatever the embedding's scale
+        return e / e.square().mean().sqrt() # the learning rate means the same whatever the embedding's scale, and parts side by side weigh alike
 
     def _tokenize(self, tokenizer, e, name, checkpoint, note):
         fit_tokenizer(tokenizer, e.to(self.device), epochs=self.config.tokenizer_epochs, seed=self.config.seed, checkpoint=checkpoint, log=note, name=name)

@@ -13,10 +13,10 @@ from contrec.catalog import cache_dir
 from contrec.core import ConfigError, DataError, seeded
 from contrec.data import Ragged
 from contrec.embeddings import (LightGCN, encode_texts, text_encoder, SentenceVectors, TextVectors, history_vectors, ials, item_sentences, lightgcn, linear, negatives,
-    normalised_adjacency, prefix_vectors, text_vectors)
+    normalised_adjacency, prefix_vectors, sasrec, text_vectors)
 
 def quick(split, **kwargs): return lightgcn(split, **({"width": 8, "epochs": 2} | kwargs))
-FITS = [quick, lambda s: linear(s, width=8), lambda s: ials(s, width=8)]
+FITS = [quick, lambda s: linear(s, width=8), lambda s: ials(s, width=8), lambda s: sasrec(s, width=8, epochs=2)]
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
@@ -56,12 +56,21 @@ def test_trap_06_no_global_reseeding(small_split):
 
 # --- they learn the two tastes of the small world
 
-@pytest.mark.parametrize("fit", [lambda s: lightgcn(s, width=16, epochs=40, batch_size=256), lambda s: linear(s, 8, 10.), lambda s: ials(s, width=8)])
+@pytest.mark.parametrize("fit", [lambda s: lightgcn(s, width=16, epochs=40, batch_size=256), lambda s: linear(s, 8, 10.), lambda s: ials(s, width=8), lambda s: sasrec(s, 8, epochs=60, lr=1e-2)])
 def test_items_of_a_kind_are_near(small_split, fit):
     kind = small_split.category_matrix()[:, 0].astype(bool)
     x = fit(small_split).items; x = x - x.mean(0); x = x / np.linalg.norm(x, axis=1, keepdims=True)
     similarity = x @ x.T; np.fill_diagonal(similarity, np.nan)
     assert np.nanmean(similarity[kind][:, kind]) > np.nanmean(similarity[kind][:, ~kind]) + 0.1
+
+def test_states_and_items_of_sasrec_rank_as_it_does(small_split, tmp_path):
+    """Users times items are the scores of the same training, and a training that was killed goes on from its checkpoint."""
+    from contrec.baselines import SASRec
+    found, model = sasrec(small_split, 8, epochs=2, checkpoint=tmp_path/"c.safetensors"), SASRec(width=8, epochs=2, patience=None).fit(small_split)
+    assert np.allclose(found.users @ found.items.T, model.score(small_split.train), atol=1e-5)
+    assert [set(row) for row in model.log] == [{"epoch", "total", "seconds"}] * 2             # validation was not looked at
+    again = sasrec(small_split, 8, epochs=2, checkpoint=tmp_path/"c.safetensors")             # nothing is left to train
+    assert np.array_equal(found.items, again.items)
 
 # --- running forms
 

@@ -326,6 +326,18 @@ def test_running_users_with_several_memories(small_split, tmp_path):
     assert again.config == fitted.config and np.array_equal(again.score(small_split.histories("test")), fitted.score(small_split.histories("test")))
 
 
+def test_vectors_side_by_side(small_split, tmp_path):
+    """Each part is a stage of its own with the settings that it knows, weighs as much as the other, and is what it is alone."""
+    side, alone = (ContRec(short(embedding=e, embedding_settings={"width": 8, "epochs": 1}, epochs=1, fine_tune=False)) for e in ("linear+sasrec", "sasrec"))
+    side.fit(small_split, folder=tmp_path / "run"), alone.fit(small_split)
+    inputs = side.network.inputs
+    assert inputs.shape[1] == 16 and torch.equal(inputs[:, 8:], alone.network.inputs)
+    for part in inputs.split(8, 1): torch.testing.assert_close(part.square().mean(), torch.tensor(1.0))
+    assert [name for name in side.seconds if name.startswith("embeddings")] == ["embeddings linear", "embeddings sasrec"] and "embeddings" in alone.seconds
+    again = ContRec(side.config).fit(small_split, folder=tmp_path / "run")
+    assert torch.equal(again.network.inputs, inputs)
+
+
 def test_trap_10_gradients_reach_backbone_tokenizer_and_vectors(small_split):
     model = ContRec(short(epochs=1)).fit(small_split)
     network = model.network.train()
@@ -434,7 +446,7 @@ def test_sampling_is_deterministic_and_a_set_is_not_a_mean(small_split):
     assert drawn.shape[:2] == (len(histories), 8) and drawn.std(1).mean() > 0
 
 
-@pytest.mark.parametrize("changes, word", [({"embedding": "word2vec"}, "word2vec"), ({"tokenizer": "BPE"}, "BPE"), ({"template": "x"}, "'x'"),
+@pytest.mark.parametrize("changes, word", [({"embedding": "word2vec"}, "word2vec"), ({"embedding": "linear+word2vec"}, "word2vec"), ({"embedding_settings": {"layers": 2}, "embedding": "linear"}, "'layers' of linear"), ({"tokenizer": "BPE"}, "BPE"), ({"template": "x"}, "'x'"),
     ({"samples": 4}, "temperature"), ({"speed": 3}, "speed"), ({"epochs": 0}, "epochs"), ({"batch_size": 0}, "batch_size"),
     ({"accumulate": 0}, "accumulate"), ({"accumulate": 33}, "33 parts"), ({"ema": 1.0}, "ema is 1.0"), ({"precision": "fp8"}, "fp8"), ({"text_score": "vibes"}, "vibes"), ({"text_weight": -1.0}, "text_weight"),
     ({"index": "annoy"}, "annoy"), ({"index": "hnsw", "text_score": "likelihood"}, "hnsw"), ({"template": "profile", "running_user": False}, "profile"),
