@@ -31,7 +31,7 @@ def split(small_split):
 
 def fitted(split, config={}, **diffusion):
     small = dict(epochs=4, lr=1e-2, tokenizer_epochs=10, embedding_settings={"width": 8}, tokenizer_settings={"width": 8}, diffusion={"hidden": 16, "blocks": 1, **diffusion}, backbone_settings={"hidden": 8})
-    config = preset(**small | config)
+    config = preset("contrec-basic", **small | config)
     return ContRec(config).fit(split)
 
 
