@@ -233,14 +233,23 @@ def cold_run(
     return {"items": len(cold.items), "moments": len(cold.targets), **{f"{name} {column}": v for name, row in table.iterrows() for column, v in row.items()}}
 
 # %% ../nbs/17_ablation.ipynb #7e0c1a57
+@lru_cache(maxsize=4)
+def _embedded(dataset, embedding, part, settings, seed): # Item vectors are those of other runs, whatever comes after them; `settings` as JSON, because a cache needs a hashable key
+    model = ContRec(preset("contrec-basic", embedding=embedding, embedding_settings=json.loads(settings), seed=seed))
+    model.split = load_split(dataset)
+    return model._embed(part, None, None)
+
+class _SharedVectors(ContRec):
+    def _embed(self, part, checkpoint, note): return _embedded(self.split.name, self.config.embedding, part, json.dumps(self.config.embedding_settings, sort_keys=True), self.config.seed)
+
 def recipe_run(
     config: Mapping, # `dataset`, `preset`, `ease` and `item-knn` (arguments of `EASE` and `ItemKNN`, the priors); all else are settings of `contrec.model.Config`
     seed: int, # Of everything random in training
 ) -> dict[str, float]: # Of the whole fusion on test and on validation (`valid ...`), of its parts (`... alone`, `... with EASE`, `... priors`), of an oracle (`... best of three`), and the two weights
-    "Train ContRec once, fuse it with its priors, and take the fusion apart."
+    "Train ContRec once, fuse it with its priors, and take the fusion apart. Runs of one process share their item vectors."
     config = nested(config)
     split, ease, knn = load_split(config.pop("dataset")), EASE(**config.pop("ease")), ItemKNN(**config.pop("item-knn"))
-    alone = ContRec(preset(config.pop("preset"), **config, seed=seed)).fit(split)
+    alone = _SharedVectors(preset(config.pop("preset"), **config, seed=seed)).fit(split)
     one = Fused(alone, ease).fit(split)
     both = Fused(one, knn).fit(split)
     systems = {"": both, " alone": alone, " with EASE": one, " priors": Fused(ease, knn).fit(split)}
