@@ -62,7 +62,7 @@ def test_a_run_leaves_what_it_promises(finished):
     for row in metrics["systems"].values():
         assert list(row) == ["HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR@20"]
         assert 0 <= row["HR@5"] <= row["HR@10"] <= row["HR@20"] <= 1 and row["NDCG@5"] <= row["HR@5"]
-    assert {"embeddings", "tokenizer", "recommender", "evaluation", "total"} <= set(metrics["seconds"])
+    assert {"embeddings linear", "embeddings sasrec", "tokenizer", "recommender", "evaluation", "total"} <= set(metrics["seconds"])
     assert {r["stage"] for r in read_log_rows(finished / "log.jsonl")} >= {"tokenizer", "recommender"}
     kinds = {p.suffix for p in (finished / "model").rglob("*") if p.is_file()}
     assert kinds == {".safetensors", ".json"}
