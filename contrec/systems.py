@@ -315,8 +315,9 @@ def overview(
     if shuffled.all(): raise ConfigError("these records are all of data with shuffled ties. Run the comparison on the data as it is as well.")
     table = compare(records[~shuffled], metric)
     if shuffled.any():
-        other = records[shuffled].groupby(["dataset", "system"])[metric].mean()
-        table["ties shuffled"] = [other.get((d + TIES["random"], s), np.nan) for d, s in zip(table["dataset"], table["system"])]
+        key = ["dataset", "system", "config_hash"] # Other settings are another row, not this one's ties
+        other = records[shuffled].assign(dataset=lambda t: t["dataset"].str.removesuffix(TIES["random"])).merge(records.loc[~shuffled, key].drop_duplicates(), on=key).groupby(["dataset", "system"])[metric].mean()
+        table["ties shuffled"] = [other.get(row, np.nan) for row in zip(table["dataset"], table["system"])]
     order = ["dataset", "system", "seeds", "HR@10", metric, "low", "high", "sd over seeds", "ties shuffled", "seconds", "users_per_second", "parameters", "peak_mb"]
     return table[list(dict.fromkeys(c for c in order if c in table))]
 

@@ -191,6 +191,8 @@ def test_shuffled_ties_stand_beside(small, tmp_path):
     both = read_records(tmp_path)
     table = overview(both).set_index("system")
     assert len(both) == 4 and table["ties shuffled"].to_dict() == pytest.approx(records.set_index("system")["NDCG@10"].to_dict())
+    other = both.assign(config_hash=both["config_hash"].where(both["dataset"] == "small", "of other settings"))
+    assert overview(other)["ties shuffled"].isna().all()                       # those are another row's ties
     with pytest.raises(ConfigError, match="all of data with shuffled ties"): overview(records)
 
 
