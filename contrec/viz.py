@@ -548,7 +548,7 @@ def plot_walk(
 def plot_comparison(
     table: pd.DataFrame, # As `compare` makes it: `system`, the metric, `low`, `high`, perhaps `dataset`
     metric: str = "NDCG@10", # What `low` and `high` belong to
-    ours: str = "contrec", # The system that is marked, if it is there
+    ours: str | Sequence[str] = "contrec", # The system, or systems, to mark where they are there
     over: str = "users", # What the intervals are over
     lower: bool = False, # Lower is better
     title: str = "",
@@ -562,7 +562,7 @@ def plot_comparison(
     alt = []
     for (name, rows), ax in zip(datasets, axes[:, 0]):
         rows = rows.sort_values(metric, ascending=not lower, kind="stable").reset_index(drop=True)
-        mine = (rows["system"] == ours).to_numpy()
+        mine = rows["system"].isin([ours] if isinstance(ours, str) else ours).to_numpy()
         for mask, colour, marker in (~mine, COLOURS[0], "o"), (mine, COLOURS[3], "D"):
             if mask.any(): _bars(ax, np.flatnonzero(mask), rows.loc[mask, metric], rows.loc[mask, "low"], rows.loc[mask, "high"], color=colour, fmt=marker)
         if mine.any() and not mine.all(): ax.axvline(rows.loc[np.flatnonzero(~mine)[-1], metric], color=QUIET, ls="--", lw=1)

@@ -170,6 +170,12 @@ def test_more_than_eight_groups_end_in_other():
     colours = [tuple(c.get_facecolor()[0][:3]) for c in figure.axes[0].collections[:9]]
     assert len(set(colours)) == 9
 
+def test_several_systems_can_be_ours():
+    """The marked rows have another marker, and the line stands at the best of the rest."""
+    (line,) = [l for l in viz.plot_comparison(TABLE, ours=["contrec", "$EASE$"]).figure.axes[0].lines if l.get_linestyle() == "--"]
+    assert line.get_xdata()[0] == 0.08
+
+
 def test_spectrum_names_the_effective_rank():
     x = np.random.default_rng(0).normal(size=(5000, 10)); x[:, 5:] = x[:, :5]
     assert "effective rank 5.0 of 10" in viz.plot_spectrum({"x": x}).alt
