@@ -150,7 +150,7 @@ def test_the_token_that_is_fed_back_is_read(small_split):
 
 @pytest.fixture(scope="module")
 def explained(small_split):
-    return ContRec(short(template="explained", epochs=30, batch_size=16, lr=5e-3, lm_weight=1.0, backbone_settings={"dropout": 0.0})).fit(small_split)
+    return ContRec(short("contrec-basic", template="explained", epochs=30, batch_size=16, lr=5e-3, lm_weight=1.0, backbone_settings={"dropout": 0.0})).fit(small_split)
 
 
 def test_recommend_then_explain(explained, small_split):
