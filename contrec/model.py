@@ -83,9 +83,9 @@ class Config:
     seed: int = 0 # Of every random draw in training
 
     def __post_init__(self):
-        for value, known, what in (*((part, EMBEDDINGS, "embedding") for part in self.embedding.split("+")), (self.tokenizer, Tokenizer.kinds, "tokenizer"), (self.template, TEMPLATES, "template"), (self.method, METHODS, "sampling method"), (self.precision, PRECISIONS, "precision"), (self.text_score, TEXT_SCORES, "text score"), (self.index, ItemIndex.kinds, "index")):
+        for value, known, what in (*((part, EMBEDDINGS, "embedding") for part in self.parts), (self.tokenizer, Tokenizer.kinds, "tokenizer"), (self.template, TEMPLATES, "template"), (self.method, METHODS, "sampling method"), (self.precision, PRECISIONS, "precision"), (self.text_score, TEXT_SCORES, "text score"), (self.index, ItemIndex.kinds, "index")):
             if value not in known: raise ConfigError(f"unknown {what} '{value}'. Choose one of {', '.join(sorted(known))}.")
-        strange = set(self.embedding_settings) - {name for part in self.embedding.split("+") for name in inspect.signature(EMBEDDINGS[part]).parameters}
+        strange = set(self.embedding_settings) - {name for part in self.parts for name in inspect.signature(EMBEDDINGS[part]).parameters}
         if strange: raise ConfigError(f"unknown embedding setting '{sorted(strange)[0]}' of {self.embedding}. Leave it out, or see the arguments in contrec.embeddings.")
         for name in ("tokenizer_epochs", "max_items", "epochs", "batch_size", "validate_every", "patience", "accumulate", "steps", "samples"):
             if getattr(self, name) is not None and getattr(self, name) < 1: raise ConfigError(f"{name} is {getattr(self, name)}. It must be at least 1.")
@@ -98,6 +98,11 @@ class Config:
         if self.accumulate > self.batch_size: raise ConfigError(f"a step of {self.batch_size} histories cannot be worked through in {self.accumulate} parts. Lower accumulate, or raise batch_size.")
         if self.ema is not None and not 0 < self.ema < 1: raise ConfigError(f"ema is {self.ema}. It must lie between 0 and 1, such as 0.999, or be None.")
         if self.samples > 1 and self.temperature == 0: raise ConfigError(f"{self.samples} samples at temperature 0 are all the same vector. Set temperature to 1, or samples to 1.")
+
+    @property
+    def parts(self) -> list[str]:
+        "Kinds of item vectors that are laid side by side."
+        return self.embedding.split("+")
 
     @classmethod
     def from_dict(cls, values: dict) -> "Config":
@@ -301,10 +306,9 @@ class ContRec(Recommender):
         self._words = None
         if c.text_score == "sentence": self._sentences() # an encoder that cannot be had is missed now, not after hours
         stages = Stages(folder, tell, log, accelerator)
-        parts = c.embedding.split("+")
-        vectors = torch.cat([stages.do("embeddings" if len(parts) == 1 else f"embeddings {part}", lambda checkpoint, note: self._embed(part, checkpoint, note),
+        vectors = torch.cat([stages.do("embeddings" if len(c.parts) == 1 else f"embeddings {part}", lambda checkpoint, note: self._embed(part, checkpoint, note),
             lambda e, path: save_tensors(path.with_suffix(".safetensors"), {"items": e}),
-            lambda path: load_tensors(path.with_suffix(".safetensors")).tensors["items"]) for part in parts], 1)
+            lambda path: load_tensors(path.with_suffix(".safetensors")).tensors["items"]) for part in c.parts], 1)
         with seeded(c.seed): self._build(vectors.shape[1])
         network = self.network
         with torch.no_grad(): network.inputs.copy_(vectors)
