@@ -128,13 +128,33 @@ class Trial(NamedTuple):
     "One setting, tried; a worker process can be sent it."
     dataset: str # Whose validation part judges, ties as in the file
     system: str # Key of `SYSTEMS`
+    folder: str # Of the comparison
     def __call__(self, settings: dict, seed: int) -> dict[str, float]:
         split = split_of(self.dataset)
-        return {"NDCG@10": evaluate(make(self.system, settings, seed).fit(split), split, "valid", (10,)).metrics["NDCG@10"]}
+        fitted, _ = _fit(make(self.system, settings, seed), split, _work(self.folder, split, self.system, SYSTEMS[self.system].settings | settings, seed))
+        return {"NDCG@10": evaluate(fitted, split, "valid", (10,)).metrics["NDCG@10"]}
+
+def _work(folder, split, system, settings, seed):
+    "Where a training keeps its checkpoints; a trial and the record that it wins share them."
+    return Path(folder)/"unfinished"/f"{split.name}--{system}--{seed}--{config_hash({'settings': settings, 'split': split.sha256})}"
+
+def _fit(recommender, split, folder):
+    "Fit with checkpoints in `folder`, where the system can: the recommender, and what it cost in this process and in earlier ones."
+    kept = folder/"peak.json"
+    with measured() as cost:
+        if isinstance(recommender, ContRec): recommender.fit(split, folder=folder)
+        else:
+            if hasattr(recommender, "checkpoint"): recommender.checkpoint = folder/"training.safetensors"
+            recommender.fit(split)
+    logged = recommender.seconds.values() if isinstance(recommender, ContRec) else [row["seconds"] for row in getattr(recommender, "log", None) or []]
+    cost.seconds = max(cost.seconds, sum(logged))
+    if kept.exists(): cost.peak_mb = max(cost.peak_mb or 0, read_json(kept) or 0) or None
+    if folder.exists(): write_json(kept, cost.peak_mb)
+    return recommender, cost
 
 def _trial(dataset, system, settings, folder):
     context = {"dataset": dataset, "split_sha256": split_of(dataset).sha256, "system": system, "defaults": SYSTEMS[system].settings}
-    return run_once(Trial(dataset, system), settings, 0, Path(folder)/"tuned"/"trials", context)
+    return run_once(Trial(dataset, system, str(folder)), settings, 0, Path(folder)/"tuned"/"trials", context)
 
 def _tried(options): return options if len(options) > 1 else [] # One alone wins without a trial
 
@@ -168,6 +188,8 @@ def tune(
         "trials": [{"settings": t["config"], "score": None if t["failed"] else t["metrics"]["NDCG@10"], "seconds": t["seconds"], "failed": t["failed"]} for t in trials],
         "chosen": trials[int(np.argmax(scores))]["config"] if trials else options[0] if options else {}}
     write_json(_tuned_path(folder, dataset, system), result)
+    for settings in options: # the winner's training waits for its record
+        if settings != result["chosen"]: shutil.rmtree(_work(folder, split_of(dataset), system, SYSTEMS[system].settings | settings, 0), ignore_errors=True)
     return result
 
 def settings_of(
@@ -204,17 +226,6 @@ class Job(NamedTuple):
         split = split_of(self.dataset, self.ties)
         return [s for s in self.systems if find_record(self.folder, split, s, self.seed, self.config(s)) is None]
 
-def _fit(recommender, split, folder):
-    "Fit with checkpoints in `folder`, where the system can."
-    if isinstance(recommender, ContRec): return recommender.fit(split, folder=folder)
-    if hasattr(recommender, "checkpoint"): recommender.checkpoint = folder/"training.safetensors"
-    return recommender.fit(split)
-
-def _seconds(recommender, measured_now):
-    "A run that was resumed has spent more than this process saw: its log knows."
-    logged = recommender.seconds.values() if isinstance(recommender, ContRec) else [row["seconds"] for row in getattr(recommender, "log", None) or []]
-    return max(measured_now, sum(logged))
-
 def _weights(recommender):
     "The weight of every part of a fusion but the first."
     return _weights(recommender.first) | {f"weight of {recommender.second.name}": recommender.choice.weight} if isinstance(recommender, Fused) else {}
@@ -233,10 +244,9 @@ def run_job(
     missing = job.missing()
     if not missing: return None
     split, config = split_of(job.dataset, job.ties), job.config(job.base) if job.base in SYSTEMS else {}
-    work = Path(job.folder)/"unfinished"/f"{split.name}--{job.base}--{job.seed}--{config_hash({'settings': config, 'split': split.sha256})}"
+    work = _work(job.folder, split, job.base, config, job.seed)
     try:
-        with measured() as cost: first = _fit(make(job.base, config, job.seed), split, work)
-        cost.seconds = _seconds(first, cost.seconds)
+        first, cost = _fit(make(job.base, config, job.seed), split, work)
         for system in missing:
             if system == job.base: _record(job, system, first, cost); continue
             with measured() as more:

@@ -110,6 +110,21 @@ def test_tuning_is_written_down_and_used(small, small_split, tmp_path):
     assert table.loc["ease", "trials"] == 3 and table.loc["ease", "best"] >= table.loc["ease", "median"] >= table.loc["ease", "worst"]
 
 
+def test_the_winner_of_a_search_is_not_trained_twice(small, tmp_path, monkeypatch):
+    real, calls = peers.per_user, []
+    monkeypatch.setattr(peers, "per_user", lambda *a: calls.append(1) or real(*a))
+    tune("small", "sasrec-ce", tmp_path)
+    searched = len(calls)
+    assert searched and len(list((tmp_path / "unfinished").glob("*/training.safetensors"))) == 1 # the loser's is gone
+    peak = json.loads(next((tmp_path / "unfinished").glob("*/peak.json")).read_text())
+    record = run(tmp_path, "sasrec-ce", tuned=True, seeds=[0]).iloc[0]
+    assert len(calls) == searched and record["peak_mb"] >= peak and not list((tmp_path / "unfinished").glob("*"))
+    found = json.loads((tmp_path / "tuned/small--sasrec-ce.json").read_text())
+    assert record["valid NDCG@10"] == pytest.approx(max(t["score"] for t in found["trials"]))
+    fresh = run(tmp_path / "fresh", "sasrec-ce", tuned=True, seeds=[1]).iloc[0]     # another seed is another training
+    assert len(calls) > searched and fresh["seed"] == 1
+
+
 def test_a_large_set_tries_what_won_on_the_small_ones(small, tmp_path):
     for name, chosen in (("small", {"regularisation": 1}), ("second", {"regularisation": 1000})):
         tune(name, "ease", tmp_path)
