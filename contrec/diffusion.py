@@ -41,8 +41,8 @@ def softmax_over_items(
     tau: float, # Temperature of the cosines
 ) -> torch.Tensor: # Scalar
     "Cross entropy of the target under `softmax(cos(x0, items) / tau)`: `preferred` with all items as negatives."
-    cosines = F.normalize(x0, dim=-1) @ F.normalize(items, dim=-1).T
-    return F.cross_entropy(cosines.float() / tau, target)
+    logits = F.normalize(x0, dim=-1) / tau @ F.normalize(items, dim=-1).T # tau divides the small factor, not the (b, n_items) product
+    return F.cross_entropy(logits.float(), target)
 
 # %% ../nbs/12_diffusion.ipynb #4a6b236d
 def sampled_negatives(

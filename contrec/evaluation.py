@@ -62,7 +62,7 @@ def evaluate(
     ks: Sequence[int] = (5, 10, 20), # Cut-offs
     batch_size: int = 512, # Users ranked at once
 ) -> Evaluation:
-    "Rank all unseen items for every user and find the targets (METHOD section 7); raises `ConfigError` for lists that break the rules."
+    "Rank all unseen items for every user and find the targets (paper map, section 7); raises `ConfigError` for lists that break the rules."
     histories, targets, ks = split.histories(part), split.targets(part), tuple(sorted(int(k) for k in ks))
     began = time.perf_counter()
     ids = recommender.rank(histories, k=ks[-1], users=np.arange(split.n_users), exclude_seen=True, batch_size=batch_size).ids

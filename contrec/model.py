@@ -29,7 +29,7 @@ from .baselines import Recommender, windows
 from .core import CheckpointError, ConfigError, DataError, load_tensors, read_json, save_tensors, seeded, train, write_json
 from .data import Ragged, Split
 from .diffusion import METHODS, Diffusion, preset as diffusion_preset
-from .embeddings import encode_texts, ials, lightgcn, linear, sasrec, text_encoder
+from .embeddings import encode_texts, history_vectors, ials, lightgcn, linear, sasrec, text_encoder
 from .metrics import TopK, per_user
 from .prompt import TEMPLATES, Prompts, parse_answer, word_tokenizer
 from .retrieval import ItemIndex, WeightChoice, calibrate, choose_weight, fuse
@@ -316,7 +316,7 @@ class ContRec(Recommender):
             lambda part: lambda path: (part.load_state_dict(load_tensors(path.with_suffix(".safetensors")).tensors), part)[1]
         stages.do("tokenizer", lambda checkpoint, note: self._tokenize(network.tokenizer, vectors, "tokenizer", checkpoint, note), save, load(network.tokenizer))
         if network.user_tokenizer is not None:
-            users = torch.from_numpy(_mean_rows(split.train, vectors.numpy()))
+            users = torch.from_numpy(history_vectors(vectors.numpy(), split.train, mean=True))
             stages.do("user tokenizer", lambda checkpoint, note: self._tokenize(network.user_tokenizer, users, "user tokenizer", checkpoint, note), save, load(network.user_tokenizer))
         network.learn_tokens(c.fine_tune)
         network.backbone.precision = self._precision(accelerator)
@@ -443,7 +443,7 @@ class ContRec(Recommender):
         preference: torch.Tensor, # (b, samples, d) from `generate`; the first sample is what is fed back
         said: Sequence[str] | None = None, # (b) what `say` returned, where it was asked before
     ) -> torch.Tensor: # (b, n_items)
-        "How well each item's text agrees with what the model has to say (METHOD section 6); an item without categories gets its row's mean. Raises `ConfigError` where no item has any."
+        "How well each item's text agrees with what the model has to say (paper map, section 6); an item without categories gets its row's mean. Raises `ConfigError` where no item has any."
         network, (catalogue, _) = self.network, self._ready
         if self.config.text_score == "sentence":
             encoder, items = self._sentences()
@@ -567,11 +567,6 @@ class ContRec(Recommender):
             raise CheckpointError(f"{folder}: model.safetensors does not fit config.json ({str(error).splitlines()[0]}). Restore both, or train again.") from error
         model.network.eval(); model._ready = model._words = None
         return model
-
-def _mean_rows(histories, e):
-    "Mean of the item vectors of each history: (n, d)."
-    weights = histories.to_csr(len(e))
-    return np.asarray(weights @ e / np.maximum(weights.sum(1), 1), np.float32)
 
 # %% ../nbs/15_model.ipynb #a11ce5ed
 @patch(cls_method=True)

@@ -22,7 +22,7 @@ from .metrics import TopK, from_ranks, summarise, target_ranks, top_k
 def log_mean_exp(
     x: torch.Tensor, # (b, s, n)
 ) -> torch.Tensor: # (b, n)
-    "Logarithm of the mean over the `s` samples of `exp(x)` (METHOD section 5)."
+    "Logarithm of the mean over the `s` samples of `exp(x)` (paper map, section 5)."
     return x.logsumexp(1) - np.log(x.shape[1])
 
 # %% ../nbs/13_retrieval.ipynb #3916515c
@@ -162,7 +162,7 @@ def fuse(
     weight: float, # Lambda, 0 or more: the weight of the text scores
     exclude: Ragged | None = None, # Item numbers that row b may not show
 ) -> torch.Tensor: # (b, n_items) float32, -inf for what is not a candidate
-    "Standardise both scores over each row's candidates and add them (METHOD section 6); raises `ConfigError` for shapes that differ or a negative weight."
+    "Standardise both scores over each row's candidates and add them (paper map, section 6); raises `ConfigError` for shapes that differ or a negative weight."
     latent, text = (torch.as_tensor(x).float() for x in (latent, text))
     if latent.shape != text.shape or latent.ndim != 2: raise ConfigError(f"scores to be fused must have one shape (users, items), not {tuple(latent.shape)} and {tuple(text.shape)}.")
     if not 0 <= weight < float("inf"): raise ConfigError(f"the weight of the text scores must be 0 or more, not {weight}: a negative one would prefer what the text speaks against.")

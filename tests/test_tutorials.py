@@ -99,4 +99,4 @@ def test_every_name_in_the_paper_map_exists(monkeypatch):
     for cell in cells(page, "code"): exec(compile(cell, page.name, "exec"), world)
     assert len(world["ROWS"]) >= 25
     sections = {row[0] for row in world["ROWS"]}
-    assert {f"{n}" for n in range(1, 8)} <= {s.partition(".")[0] for s in sections}, "a section of METHOD.md has no row"
+    assert {f"{n}" for n in range(1, 8)} <= {s.partition(".")[0] for s in sections}, "a section of the paper map has no row"
