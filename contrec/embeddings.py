@@ -201,7 +201,7 @@ def sasrec(
     split: Split, # Only `split.train` is read
     width: int = 64, # d_cf
     layers: int = 1, # Transformer blocks
-    dropout: float = 0.2, # Everywhere the same
+    dropout: float = 0.4, # Everywhere the same
     epochs: int = 30, # Passes over the training rows
     lr: float = 1e-3, # Learning rate, falling to zero on a cosine
     seed: int = 0, # Of weights, order and dropout
