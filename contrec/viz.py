@@ -196,7 +196,7 @@ def plot_learning_curves(
             xy = [(r["epoch"], r[key]) for r in part if _number(r.get(key))]
             panels[0].plot(*zip(*xy), color=COLOURS[n % 8], ls=LINES[n % 8], marker="o" if len(xy) == 1 else None, label=plain(key, 24))
         if everything and min(everything) > 0 and max(everything) > 50 * min(everything): panels[0].set_yscale("log"); _log(panels[0].yaxis)
-        panels[0].set(title=f"{name}loss", xlabel="epoch", ylabel="mean loss"); panels[0].legend(ncols=2 if len(losses[stage]) > 3 else 1)
+        panels[0].set(title=f"{name}loss", xlabel="epoch", ylabel="mean loss"); panels[0].legend(loc="upper right", ncols=2 if len(losses[stage]) > 3 else 1) # where falling losses leave room
         panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
         totals = [r["total"] for r in part if _number(r.get("total"))]
         alt.append(f"{stage or 'Training'}: {len(part)} epochs" + (f", total loss from {totals[0]:.3g} to {totals[-1]:.3g}" if totals else ""))
