@@ -187,7 +187,7 @@ def plot_learning_curves(
     losses = {s: [k for k in dict.fromkeys(k for r in part for k in r) if k not in _NOT_A_LOSS and any(_number(r.get(k)) for r in part)] for s, part in stages.items()}
     if not any(losses.values()): raise ConfigError("the log holds no losses to draw. Train first.")
     scored = any(_number(r.get("score")) for r in rows)
-    figure, axes = _figure(7.5, 0.5 + 2.3 * len(stages), len(stages), 1 + scored)
+    figure, axes = _figure(7.5, 0.5 + 2.7 * len(stages), len(stages), 1 + scored)
     alt = []
     for (stage, part), panels in zip(stages.items(), axes):
         name = plain(stage, 40) + ": " if stage else ""
@@ -196,7 +196,7 @@ def plot_learning_curves(
             xy = [(r["epoch"], r[key]) for r in part if _number(r.get(key))]
             panels[0].plot(*zip(*xy), color=COLOURS[n % 8], ls=LINES[n % 8], marker="o" if len(xy) == 1 else None, label=plain(key, 24))
         if everything and min(everything) > 0 and max(everything) > 50 * min(everything): panels[0].set_yscale("log"); _log(panels[0].yaxis)
-        panels[0].set(title=f"{name}loss", xlabel="epoch", ylabel="mean loss"); panels[0].legend(loc="upper right", ncols=2 if len(losses[stage]) > 3 else 1) # where falling losses leave room
+        panels[0].set(title=f"{name}loss", xlabel="epoch", ylabel="mean loss"); panels[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, columnspacing=1.2, handlelength=1.6) # no corner is free for all losses
         panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
         totals = [r["total"] for r in part if _number(r.get("total"))]
         alt.append(f"{stage or 'Training'}: {len(part)} epochs" + (f", total loss from {totals[0]:.3g} to {totals[-1]:.3g}" if totals else ""))
