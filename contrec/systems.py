@@ -131,12 +131,12 @@ class Trial(NamedTuple):
     folder: str # Of the comparison
     def __call__(self, settings: dict, seed: int) -> dict[str, float]:
         split = split_of(self.dataset)
-        fitted, _ = _fit(make(self.system, settings, seed), split, _work(self.folder, split, self.system, SYSTEMS[self.system].settings | settings, seed))
+        fitted, _ = _fit(make(self.system, settings, seed), split, _work(self.folder, split, self.system, settings, seed))
         return {"NDCG@10": evaluate(fitted, split, "valid", (10,)).metrics["NDCG@10"]}
 
 def _work(folder, split, system, settings, seed):
     "Where a training keeps its checkpoints; a trial and the record that it wins share them."
-    return Path(folder)/"unfinished"/f"{split.name}--{system}--{seed}--{config_hash({'settings': settings, 'split': split.sha256})}"
+    return Path(folder)/"unfinished"/f"{split.name}--{system}--{seed}--{config_hash({'settings': SYSTEMS[system].settings | settings, 'split': split.sha256})}"
 
 def _fit(recommender, split, folder):
     "Fit with checkpoints in `folder`, where the system can: the recommender, and what it cost in this process and in earlier ones."
@@ -189,7 +189,7 @@ def tune(
         "chosen": trials[int(np.argmax(scores))]["config"] if trials else options[0] if options else {}}
     write_json(_tuned_path(folder, dataset, system), result)
     for settings in options: # the winner's training waits for its record
-        if settings != result["chosen"]: shutil.rmtree(_work(folder, split_of(dataset), system, SYSTEMS[system].settings | settings, 0), ignore_errors=True)
+        if settings != result["chosen"]: shutil.rmtree(_work(folder, split_of(dataset), system, settings, 0), ignore_errors=True)
     return result
 
 def settings_of(
