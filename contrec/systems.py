@@ -243,7 +243,7 @@ def run_job(
     "Train what is missing and write its records; a training that fails is reported, not raised, so that others go on."
     missing = job.missing()
     if not missing: return None
-    split, config = split_of(job.dataset, job.ties), job.config(job.base) if job.base in SYSTEMS else {}
+    split, config = split_of(job.dataset, job.ties), job.config(job.base)
     work = _work(job.folder, split, job.base, config, job.seed)
     try:
         first, cost = _fit(make(job.base, config, job.seed), split, work)
@@ -263,8 +263,7 @@ def jobs_of(
     "What has to be trained: every base once, whatever is fused with it."
     wanted = {}
     for system in systems: wanted.setdefault(FUSED.get(system, (system,))[0], []).append(system)
-    seeds_of = lambda base, systems: [0] if base in SYSTEMS and not SYSTEMS[base].seeded else seeds
-    jobs = [Job(d, ties, base, tuple(some), s, str(folder)) for d in datasets for base, some in wanted.items() for s in seeds_of(base, some)]
+    jobs = [Job(d, ties, base, tuple(some), s, str(folder)) for d in datasets for base, some in wanted.items() for s in (seeds if SYSTEMS[base].seeded else [0])]
     return sorted(jobs, key=lambda job: (list(datasets).index(job.dataset), job.seed))
 
 def run_comparison(
