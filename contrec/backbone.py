@@ -7,7 +7,7 @@ __all__ = ['SMOLLM2', 'DTYPES', 'LORA_NAMES', 'splice', 'Dropout', 'tiny_llama',
            'AnswerTree', 'answer_trees']
 
 # %% ../nbs/08_backbone.ipynb #89f0afb8
-import functools, os, re, tempfile
+import contextlib, functools, os, re, tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -208,12 +208,16 @@ def checkpoint_gradients(self: Backbone,
     try: mode("checkpointing_enable")({"use_reentrant": False}) if on else mode("checkpointing_disable")()
     except ValueError as error: raise ConfigError(f"backbone '{self.config['name']}' cannot checkpoint gradients: {str(error).splitlines()[0]} Switch it off.") from error
 
+@patch
+def arithmetic(self: Backbone) -> contextlib.AbstractContextManager:
+    "Whatever runs inside multiplies matrices in the backbone's `precision`."
+    return contextlib.nullcontext() if self.precision == torch.float32 else torch.autocast(self.adapter.weight.device.type, self.precision)
+
 def _in_precision(method):
-    "Run a method under the backbone's `precision`."
+    "Run a method under the backbone's `arithmetic`."
     @functools.wraps(method)
-    def run(self, batch, *args, **kwargs):
-        if self.precision == torch.float32: return method(self, batch, *args, **kwargs)
-        with torch.autocast(batch.input_ids.device.type, self.precision): return method(self, batch, *args, **kwargs)
+    def run(self, *args, **kwargs):
+        with self.arithmetic(): return method(self, *args, **kwargs)
     return run
 
 # %% ../nbs/08_backbone.ipynb #6c6304ba

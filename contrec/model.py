@@ -68,7 +68,7 @@ class Config:
     patience: int | None = None # Validations without a better NDCG@10 before training stops; `None` trains all epochs
     accumulate: int = 1 # Parts in which the histories of a step are worked through: more parts, less memory
     checkpointing: bool = False # Work out the language model's activations again in the backward pass instead of keeping them: less memory, more time
-    precision: str = "auto" # Of the language model's arithmetic: `fp32`, `bf16`, or `auto`, which is bf16 where Accelerate was told so or the GPU has it
+    precision: str = "auto" # Of the arithmetic of training, and of the language model when it reads: `fp32`, `bf16`, or `auto`, which is bf16 where Accelerate was told so or the GPU has it
     ema: float | None = None # Share of itself that an average of the weights keeps at each step, such as 0.999; the average is validated and kept. None: no average
     steps: int = 1 # Denoising steps when recommending
     samples: int = 1 # Preference vectors per user
@@ -216,6 +216,9 @@ class Network(nn.Module):
         histories: Ragged, # (b) rows of at least two items: all but the last are read, all but the first are predicted
     ) -> ContRecLoss:
         "`L_diffusion + lm_weight * L_lm`, the diffusion's loss taken at every position."
+        with self.backbone.arithmetic(): return self._loss(histories)
+
+    def _loss(self, histories):
         read, last = histories.drop_last(), histories.values[histories.offsets[1:] - 1]
         batch = self.prompts.batch(read, last).to(self.inputs.device)
         catalogue = self.catalogue()

@@ -276,6 +276,18 @@ def test_trap_23_precision_follows_the_device_and_accelerate(small_split):
         plain._precision(Told())
 
 
+def test_sixteen_bits_are_those_of_the_whole_training(small_split):
+    losses, kinds = [], []
+    for model in (untrained(small_split), untrained(small_split, precision="bf16")):
+        first = model.network.diffusion.denoiser.get_submodule(next(name for name, part in model.network.diffusion.denoiser.named_modules() if isinstance(part, torch.nn.Linear)))
+        first.register_forward_hook(lambda module, given, made: kinds.append(made.dtype))
+        with seeded(0):
+            losses.append(model.network.loss(small_split.train.take(range(16))))
+    assert kinds[0] == torch.float32 and kinds[1] == torch.bfloat16
+    for exact, coarse in zip(*losses):
+        assert coarse.dtype == torch.float32 and torch.isclose(exact, coarse, rtol=0.02, atol=0.01)
+
+
 def test_new_items_are_recommended_from_their_text(explained, small_split, tmp_path):
     new = pd.DataFrame({"item": ["new odd", "new even"], "title": ["Item 101, & <b>", "Item 102, & <b>"], "categories": [("odd",), ("even",)], "text": ["", ""]})
     larger = explained.with_readout(text_encoder=None).with_items(new)
