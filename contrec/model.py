@@ -116,7 +116,7 @@ _PAPER = dict(embedding="lightgcn", embedding_settings={"width": 64}, fine_tune=
     steps=200, temperature=1.0, guidance=1.0)
 PRESETS = {
     "contrec": Config(embedding="linear+sasrec", embedding_settings={"width": 64}, running_decays=[1.0, 0.9, 0.6], windows=True, lm_weight=0.3, epochs=20, lr=2e-3, ema=0.995,
-        backbone_settings={"dropout": 0.4}, diffusion=diffusion_preset("contrec", dispersive_weight=0.05, hidden=128)),
+        backbone_settings={"dropout": 0.4}, diffusion=diffusion_preset("contrec", dispersive_weight=0.05, hidden=128, p_terminal=0.9)),
     "contrec-basic": Config(diffusion=diffusion_preset("contrec", dispersive_weight=0.05)),
     "contrec-paper": Config(**_PAPER, tokenizer_settings={"width": 64, "tokens": 4}, diffusion=diffusion_preset("contrec-paper")),
     "deftrec": Config(**_PAPER, tokenizer="MaskedKWay", tokenizer_settings={"width": 64, "tokens": 4}, diffusion=diffusion_preset("deftrec")),
