@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn import functional as F
 
-from .core import ConfigError, DataError, seeded, train
+from .core import ConfigError, DataError, device_of, seeded, train
 from .data import Ragged, Split
 from .metrics import TopK, per_user, top_k
 
@@ -316,6 +316,7 @@ class SASRec(Recommender):
         patience: int | None = 10, # Epochs without a better validation NDCG@10 before it stops; None trains all epochs with a falling rate, and never looks at validation
         seed: int = 0, # Of weights, order, dropout and negatives
         checkpoint: str | Path | None = None, # See `train`
+        device: str | torch.device | None = None, # Where it trains and ranks, see `device_of`
     ):
         if loss not in ("ce", "bce", "gbce"): raise ConfigError(f"unknown loss '{loss}'. Choose ce, bce or gbce.")
         if loss == "ce" and negatives is not None: raise ConfigError("negatives are drawn for bce and gbce only; ce uses every item. Leave negatives out.")
@@ -325,6 +326,7 @@ class SASRec(Recommender):
         self.negatives = negatives or {"ce": None, "bce": 1, "gbce": 128}[loss]
         self.calibration = 0.75 if calibration is None else calibration
         self.lr, self.batch_size, self.epochs, self.patience, self.seed, self.checkpoint = lr, batch_size, epochs, patience, seed, checkpoint
+        self.device = device_of(device)
         self.name = {"ce": "SASRec", "bce": "SASRec, BCE", "gbce": "gSASRec"}[loss]
 
     def _loss(self, ids):
@@ -341,13 +343,13 @@ class SASRec(Recommender):
 
     def fit(self, split: Split, log: Callable[[dict], None] | None = None) -> "SASRec":
         "Train on every step of every training row; with patience, the weights with the best validation NDCG@10 stay."
-        with seeded(self.seed): self.model = CausalEncoder(split.n_items, self.length, self.width, self.layers, self.heads, self.dropout)
-        self.split, ids = split, torch.as_tensor(windows(split.train, self.length))
+        with seeded(self.seed): self.model = CausalEncoder(split.n_items, self.length, self.width, self.layers, self.heads, self.dropout).to(self.device)
+        self.split, ids = split, torch.as_tensor(windows(split.train, self.length), device=self.device)
         if len(ids) == 0: raise DataError(f"{split.name}: no user has two training items, so there is no step to learn from. Use longer histories (a larger core).")
         history, target = split.histories("valid"), split.targets("valid")
         validate = lambda: per_user(self.rank(history, 10).ids, target, (10,))["NDCG@10"].mean()
         how = {"shape": "cosine"} if self.patience is None else {"evaluate": validate, "patience": self.patience}
-        self.log = train(self.model, lambda rows: self._loss(ids[rows]), len(ids), epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, seed=self.seed,
+        self.log = train(self.model, lambda rows: self._loss(ids[rows.to(ids.device)]), len(ids), epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, seed=self.seed,
             checkpoint=self.checkpoint, log=log, name=self.name, **how)
         return self
 
@@ -356,14 +358,14 @@ class SASRec(Recommender):
         "The state after the last item of each history."
         self.model.eval()
         longest = max(1, min(self.length, int(histories.lengths.max(initial=0))))
-        ids = torch.as_tensor(histories.pad(longest))
+        ids = torch.as_tensor(histories.pad(longest), device=self.device)
         last = ((ids >= 0).sum(1) - 1).clamp_min(0)
-        return self.model(ids)[torch.arange(len(ids)), last]
+        return self.model(ids)[torch.arange(len(ids), device=ids.device), last]
 
     @torch.no_grad()
     def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
         "Inner products of the last hidden state with the items."
-        return (self.hidden(histories) @ self.model.items.weight.T).numpy()
+        return (self.hidden(histories) @ self.model.items.weight.T).cpu().numpy()
 
 # %% ../nbs/03_baselines.ipynb #e2e571a4
 def check_recommender(

@@ -193,7 +193,7 @@ def ablate_command(args):
 
 def compare_command(args):
     "contrec compare"
-    records = run_comparison(args.datasets, args.systems, args.seeds, args.out, args.workers, args.tune, args.like, args.shuffle_ties, print)
+    records = run_comparison(args.datasets, args.systems, args.seeds, args.out, args.workers, args.tune, args.like, args.shuffle_ties, args.device, print)
     shown = records.assign(dataset=records["dataset"].str.partition(",")[0]) if args.shuffle_ties else records # alone, they need no name of their own
     for dataset, rows in overview(shown).groupby("dataset", sort=False):
         print(f"\n{dataset}{', ties shuffled' if args.shuffle_ties else ''}\n{rows.drop(columns='dataset').dropna(axis=1, how='all').to_string(index=False, float_format=lambda v: f'{v:.4f}' if abs(v) < 10 else f'{v:,.0f}')}")
@@ -287,6 +287,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--shuffle-ties", action="store_true", help="on the data with tied timestamps in random order")
     p.add_argument("--out", default="runs/compare", metavar="DIR", help="folder of the records (default: %(default)s)")
     p.add_argument("--workers", type=int, default=1, metavar="N", help="processes side by side, each with its share of the cores (default: %(default)s)")
+    p.add_argument("--device", metavar="NAME", help="where networks train: cpu, cuda, cuda:1 (default: torch's default device)")
 
     p = commands.add_parser("data", help="list the named data sets, or fetch one", description="List the named data sets, or fetch one into the cache (CONTREC_CACHE names another folder for it).")
     data = p.add_subparsers(dest="data_command", required=True, metavar="list|fetch")

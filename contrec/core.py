@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ContrecError', 'DataError', 'ConfigError', 'CheckpointError', 'NotFiniteError', 'TrainingError', 'atomic_path',
            'write_json', 'read_json', 'save_tensors', 'Saved', 'load_tensors', 'sha256', 'seeded', 'progress',
-           'learning_rate', 'train', 'environment']
+           'learning_rate', 'train', 'device_of', 'environment']
 
 # %% ../nbs/00_core.ipynb #326b1350
 import contextlib, hashlib, json, math, os, platform, random, sys, time
@@ -298,6 +298,12 @@ def train(
     return rows_log
 
 # %% ../nbs/00_core.ipynb #778fbf1b
+def device_of(
+    name: str | torch.device | None, # `cpu`, `cuda`, `cuda:1`; torch's default device if `None`
+) -> torch.device:
+    "Where a model is trained and used."
+    return torch.get_default_device() if name is None else torch.device(name)
+
 def environment() -> dict: # Versions of what matters, and the machine in words
     "Versions of Python and the main libraries, number of threads, and the accelerator if there is one."
     def of(package):

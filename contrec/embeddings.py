@@ -28,7 +28,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from .baselines import SASRec
 from .catalog import cache_dir, fetch_wheel
-from .core import ConfigError, DataError, seeded, train
+from .core import ConfigError, DataError, device_of, seeded, train
 from .data import Ragged, Split
 
 # %% ../nbs/04_embeddings.ipynb #884ed558
@@ -152,14 +152,15 @@ def lightgcn(
     lr: float = 0.05, # Learning rate, falling to zero on a cosine
     norm: float = 1e-4, # Weight of the squared norm
     seed: int = 0, # Initial vectors, order and negatives
+    device: str | torch.device | None = None, # Where it trains, see `device_of`
     checkpoint: str | Path | None = None, # See `contrec.core.train`
     log: Callable[[dict], None] | None = None, # Called with each epoch's losses
 ) -> Embeddings:
     "Train LightGCN with BPR; users and items whose inner product ranks items."
-    with seeded(seed): model = LightGCN(split.train_matrix(), width, layers, norm)
+    with seeded(seed): model = LightGCN(split.train_matrix(), width, layers, norm).to(device_of(device))
     train(model, model.loss, model.pairs.shape[1], epochs=epochs, batch_size=batch_size, lr=lr, shape="cosine", seed=seed, checkpoint=checkpoint, log=log, name="lightgcn")
     with torch.no_grad(): users, items = model.propagate()
-    return Embeddings(users.numpy().copy(), items.numpy().copy())
+    return Embeddings(users.cpu().numpy().copy(), items.cpu().numpy().copy())
 
 # %% ../nbs/04_embeddings.ipynb #e9b3d815
 def linear(
@@ -205,12 +206,13 @@ def sasrec(
     epochs: int = 30, # Passes over the training rows
     lr: float = 1e-3, # Learning rate, falling to zero on a cosine
     seed: int = 0, # Of weights, order and dropout
+    device: str | torch.device | None = None, # Where it trains, see `device_of`
     checkpoint: str | Path | None = None, # See `contrec.core.train`
     log: Callable[[dict], None] | None = None, # Called with each epoch's loss
 ) -> Embeddings:
     "Train SASRec with the softmax over all items; its items, and each user's state after the training history: their inner product ranks what comes next."
-    model = SASRec("ce", width, layers, dropout=dropout, lr=lr, epochs=epochs, patience=None, seed=seed, checkpoint=checkpoint).fit(split, log)
-    return Embeddings(model.hidden(split.train).numpy(), model.model.items.weight.detach().numpy().copy())
+    model = SASRec("ce", width, layers, dropout=dropout, lr=lr, epochs=epochs, patience=None, seed=seed, checkpoint=checkpoint, device=device).fit(split, log)
+    return Embeddings(model.hidden(split.train).cpu().numpy(), model.model.items.weight.detach().cpu().numpy().copy())
 
 # %% ../nbs/04_embeddings.ipynb #88c1e62a
 def item_sentences(

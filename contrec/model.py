@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast
 
 from .backbone import Backbone, Generated
 from .baselines import Recommender, windows
-from .core import CheckpointError, ConfigError, DataError, load_tensors, read_json, save_tensors, seeded, train, write_json
+from .core import CheckpointError, ConfigError, DataError, device_of, load_tensors, read_json, save_tensors, seeded, train, write_json
 from .data import Ragged, Split
 from .diffusion import METHODS, Diffusion, preset as diffusion_preset
 from .embeddings import encode_texts, history_vectors, ials, lightgcn, linear, sasrec, text_encoder
@@ -294,7 +294,7 @@ class ContRec(Recommender):
         device: str | torch.device | None = None, # Where it trains and recommends; torch's default device if `None`
     ):
         self.config = config or PRESETS["contrec"]
-        self.device = torch.device(device) if device is not None else torch.get_default_device()
+        self.device = device_of(device)
 
     def fit(self,
         split: Split, # Only `split.train` and, to choose the best epoch, `split.valid` are looked at
@@ -335,7 +335,7 @@ class ContRec(Recommender):
 
     def _embed(self, part, checkpoint, note):
         c, known = self.config, inspect.signature(EMBEDDINGS[part]).parameters
-        given = c.embedding_settings | {"seed": c.seed, "checkpoint": checkpoint, "log": note,
+        given = c.embedding_settings | {"seed": c.seed, "device": self.device, "checkpoint": checkpoint, "log": note,
             "width": min(c.embedding_settings.get("width", 64), *self.split.train_matrix().shape)} # no more factors than users or items
         e = torch.from_numpy(EMBEDDINGS[part](self.split, **{name: value for name, value in given.items() if name in known}).items)
         e = e - e.mean(0)

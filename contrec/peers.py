@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .baselines import Recommender, SequenceLoss, windows
-from .core import ConfigError, DataError, seeded, train
+from .core import ConfigError, DataError, device_of, seeded, train
 from .data import Ragged, Split
 from .embeddings import LightGCN, history_vectors
 from .metrics import per_user
@@ -35,9 +35,10 @@ class Trained(Recommender):
         every: int = 1, # Epochs between two validations
         seed: int = 0, # Of weights, order, dropout and every other draw in training
         checkpoint: str | Path | None = None, # See `contrec.core.train`
+        device: str | torch.device | None = None, # Where it trains and ranks, see `device_of`
     ):
         self.lr, self.weight_decay, self.batch_size, self.epochs, self.patience = lr, weight_decay, batch_size, epochs, patience
-        self.every, self.seed, self.checkpoint = every, seed, checkpoint
+        self.every, self.seed, self.checkpoint, self.device = every, seed, checkpoint, device_of(device)
 
     def build(self, split: Split) -> tuple[nn.Module, torch.Tensor]:
         "The untrained module, and the training rows, a tensor (rows, ...)."
@@ -50,16 +51,13 @@ class Trained(Recommender):
     def fit(self, split: Split, log: Callable[[dict], None] | None = None) -> "Trained":
         "Train; the weights with the best validation NDCG@10 stay."
         self.split = split
-        with seeded(self.seed): self.model, rows = self.build(split)
+        with seeded(self.seed): model, rows = self.build(split)
         if len(rows) == 0: raise DataError(f"{split.name}: no user has two training items, so there is no step to learn from. Use longer histories (a larger core).")
-        rows, histories, users = rows.to(self.device), split.histories("valid"), np.arange(split.n_users)
+        self.model, rows, histories, users = model.to(self.device), rows.to(self.device), split.histories("valid"), np.arange(split.n_users)
         validate = lambda: per_user(self.rank(histories, 10, users).ids, split.valid, (10,))["NDCG@10"].mean()
         self.log = train(self.model, lambda n: self.loss(rows[n.to(rows.device)]), len(rows), epochs=self.epochs, batch_size=self.batch_size, lr=self.lr,
             weight_decay=self.weight_decay, seed=self.seed, evaluate=validate, every=self.every, patience=self.patience, checkpoint=self.checkpoint, log=log, name=self.name)
         return self
-
-    @property
-    def device(self) -> torch.device: return next(self.model.parameters()).device
 
 # %% ../nbs/14_peers.ipynb #ecb7393d
 class BPR(Trained):

@@ -77,7 +77,7 @@ class DreamRec(Trained):
         encoder = CausalEncoder(split.n_items, self.length, self.width, self.layers, self.heads, self.dropout)
         nn.init.normal_(encoder.items.weight, std=self.width**-0.5)
         if self.items == "sasrec":
-            table = SASRec("ce", self.width, self.layers, self.heads, self.dropout, self.length, lr=1e-3, epochs=self.epochs, seed=self.seed).fit(split).model.items.weight.detach()
+            table = SASRec("ce", self.width, self.layers, self.heads, self.dropout, self.length, lr=1e-3, epochs=self.epochs, seed=self.seed, device=self.device).fit(split).model.items.weight.detach().cpu()
             encoder.items.weight = nn.Parameter((table - table.mean(0)) / table.std(0) / self.width**0.5, requires_grad=False)
         diffusion = Diffusion(self.width, self.width, "exp", self.T, p_terminal=0.0, hidden=self.hidden, blocks=1, skip=False)
         return Dream(encoder, diffusion), torch.as_tensor(windows(split.train, self.length))
@@ -272,9 +272,8 @@ class TIGER(Trained):
         fit_tokenizer(quantizer, e, self.quantizer_epochs, seed=self.seed, name="quantizer")
         codes = break_collisions(quantizer.codes(e).cpu().numpy())
         model = CodeModel((codes.max(0) + 1).tolist(), self.length + 1, self.width, self.layers, self.heads, self.dropout)
-        device = model.words.weight.device
-        self.codes = torch.as_tensor(codes, device=device)
-        self.tree = Trie(*([t.to(device) for t in part] for part in trie(codes)))
+        self.codes = torch.as_tensor(codes, device=self.device)
+        self.tree = Trie(*([t.to(self.device) for t in part] for part in trie(codes)))
         return model, torch.as_tensor(windows(split.train, self.length))
 
     def loss(self, batch: torch.Tensor) -> SequenceLoss:
@@ -302,7 +301,7 @@ class TIGER(Trained):
         "Log-probabilities of what the beam search finds, -inf for all else."
         self.model.eval()
         allowed = torch.ones(len(histories), self.split.n_items, dtype=torch.bool, device=self.device)
-        if exclude is not None: allowed[torch.as_tensor(exclude.row_index), torch.as_tensor(exclude.values)] = False
+        if exclude is not None: allowed[torch.as_tensor(exclude.row_index, device=self.device), torch.as_tensor(exclude.values, device=self.device)] = False
         ids = torch.as_tensor(histories.pad(longest(histories, self.length)), device=self.device)
         words = self.model.sequence(self.codes[ids.clamp_min(0)])
         return beam_search(self.model, self.tree, words, 1 + (ids >= 0).sum(1) * self.codes.shape[1], self.beams, allowed).cpu().numpy()

@@ -39,6 +39,7 @@ class System(NamedTuple):
     settings: dict[str, Any] # Where nothing was tuned
     search: list[dict[str, Any]] # What is tried: changes of the settings
     seeded: bool = True # Whether anything in it is random
+    network: bool = True # Whether torch trains it, on a device that can be chosen
     large: dict[str, Any] = {} # Further changes on a large set, where an epoch has many times the steps
 
 def product(**values: Sequence) -> list[dict]:
@@ -46,16 +47,16 @@ def product(**values: Sequence) -> list[dict]:
     names = [name.replace("__", ".") for name in values]
     return [dict(zip(names, combination)) for combination in itertools.product(*values.values())]
 
-def _contrec(name, seed, **settings): return ContRec(preset(name, **nested(settings), seed=seed))
+def _contrec(name, seed, device=None, **settings): return ContRec(preset(name, **nested(settings), seed=seed), device)
 
 # %% ../nbs/17_systems.ipynb #dace7dd2
 SYSTEMS = {
-    "popularity": System(Popularity, {}, [], False),
-    "item-knn": System(ItemKNN, {"neighbours": 50, "shrink": 0}, product(neighbours=(10, 50, 200, 500), shrink=(0, 10)), False),
-    "item-knn-recency": System(ItemKNN, {"neighbours": 200, "shrink": 10, "decay": 0.7}, product(neighbours=(50, 200), decay=(0.6, 0.7, 0.8, 0.95)), False),
-    "ease": System(EASE, {"regularisation": 100}, product(regularisation=(20, 50, 100, 200, 500, 1000, 2000, 5000)), False),
-    "ease-recency": System(EASE, {"regularisation": 500, "decay": 0.9}, product(regularisation=(200, 1000), decay=(0.8, 0.9, 0.95, 0.99)), False),
-    "ials": System(partial(IALS, threads=1), {}, product(factors=(32, 64), alpha=(1, 5), regularisation=(0.1, 10))),
+    "popularity": System(Popularity, {}, [], False, False),
+    "item-knn": System(ItemKNN, {"neighbours": 50, "shrink": 0}, product(neighbours=(10, 50, 200, 500), shrink=(0, 10)), False, False),
+    "item-knn-recency": System(ItemKNN, {"neighbours": 200, "shrink": 10, "decay": 0.7}, product(neighbours=(50, 200), decay=(0.6, 0.7, 0.8, 0.95)), False, False),
+    "ease": System(EASE, {"regularisation": 100}, product(regularisation=(20, 50, 100, 200, 500, 1000, 2000, 5000)), False, False),
+    "ease-recency": System(EASE, {"regularisation": 500, "decay": 0.9}, product(regularisation=(200, 1000), decay=(0.8, 0.9, 0.95, 0.99)), False, False),
+    "ials": System(partial(IALS, threads=1), {}, product(factors=(32, 64), alpha=(1, 5), regularisation=(0.1, 10)), network=False),
     "bpr": System(BPR, {}, product(norm=(1e-3, 1e-2), lr=(2e-3, 1e-2), width=(64, 128))),
     "lightgcn": System(LightGCNRecommender, {}, product(norm=(1e-4, 1e-3), lr=(5e-3, 2e-2), layers=(2, 3))),
     "gru4rec": System(GRU4Rec, {}, product(dropout=(0.2, 0.4), lr=(1e-3, 3e-3), width=(64, 128))),
@@ -92,11 +93,12 @@ def make(
     system: str, # Key of `SYSTEMS`
     settings: dict[str, Any], # Changes of its settings
     seed: int = 0, # Left out where nothing is random
+    device: str | None = None, # Where a network trains, see `device_of`; the rest stays on the processor
 ) -> Recommender: # Not fitted
     "A system by its name; raises `ConfigError` for an unknown name or setting."
     _known([system], "system", list(SYSTEMS))
     found = SYSTEMS[system]
-    try: return found.make(**found.settings | settings, **{"seed": seed} if found.seeded else {})
+    try: return found.make(**found.settings | settings, **{"seed": seed} if found.seeded else {}, **{"device": device} if found.network else {})
     except TypeError as error: raise ConfigError(f"{system}: {error}. Its usual settings to change are {', '.join(found.search[0]) if found.search else 'none'}.") from error
 
 def count_numbers(
@@ -129,9 +131,10 @@ class Trial(NamedTuple):
     dataset: str # Whose validation part judges, ties as in the file
     system: str # Key of `SYSTEMS`
     folder: str # Of the comparison
+    device: str | None = None # As in `make`
     def __call__(self, settings: dict, seed: int) -> dict[str, float]:
         split = split_of(self.dataset)
-        fitted, _ = _fit(make(self.system, settings, seed), split, _work(self.folder, split, self.system, settings, seed))
+        fitted, _ = _fit(make(self.system, settings, seed, self.device), split, _work(self.folder, split, self.system, settings, seed))
         return {"NDCG@10": evaluate(fitted, split, "valid", (10,)).metrics["NDCG@10"]}
 
 def _work(folder, split, system, settings, seed):
@@ -152,9 +155,9 @@ def _fit(recommender, split, folder):
     if folder.exists(): write_json(kept, cost.peak_mb)
     return recommender, cost
 
-def _trial(dataset, system, settings, folder):
+def _trial(dataset, system, settings, folder, device=None):
     context = {"dataset": dataset, "split_sha256": split_of(dataset).sha256, "system": system, "defaults": SYSTEMS[system].settings}
-    return run_once(Trial(dataset, system, str(folder)), settings, 0, Path(folder)/"tuned"/"trials", context)
+    return run_once(Trial(dataset, system, str(folder), device), settings, 0, Path(folder)/"tuned"/"trials", context)
 
 def _tried(options): return options if len(options) > 1 else [] # One alone wins without a trial
 
@@ -214,6 +217,7 @@ class Job(NamedTuple):
     systems: tuple[str, ...] # Wanted records: the base itself, fusions that begin with it
     seed: int # Of the training
     folder: str # Of the comparison
+    device: str | None = None # As in `make`
 
     def config(self, system: str) -> dict:
         "All settings behind a record."
@@ -246,24 +250,24 @@ def run_job(
     split, config = split_of(job.dataset, job.ties), job.config(job.base)
     work = _work(job.folder, split, job.base, config, job.seed)
     try:
-        first, cost = _fit(make(job.base, config, job.seed), split, work)
+        first, cost = _fit(make(job.base, config, job.seed, job.device), split, work)
         for system in missing:
             if system == job.base: _record(job, system, first, cost); continue
             with measured() as more:
                 fused = first
-                for part in FUSED[system][1:]: fused = Fused(fused, make(part, settings_of(job.dataset, part, job.folder), job.seed)).fit(split)
+                for part in FUSED[system][1:]: fused = Fused(fused, make(part, settings_of(job.dataset, part, job.folder), job.seed, job.device)).fit(split)
             _record(job, system, fused, Cost(cost.seconds + more.seconds, max(cost.peak_mb, more.peak_mb) if cost.peak_mb and more.peak_mb else None))
     except TrainingError as error: return f"{split.name}, {job.base}, seed {job.seed}: {error}"
     shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/17_systems.ipynb #94d53a27
 def jobs_of(
-    datasets: Sequence[str], systems: Sequence[str], seeds: Sequence[int], folder: str | Path, ties: str = "file", # As in `run_comparison`
+    datasets: Sequence[str], systems: Sequence[str], seeds: Sequence[int], folder: str | Path, ties: str = "file", device: str | None = None, # As in `run_comparison`
 ) -> list[Job]: # Data set by data set, seed by seed: a comparison that is stopped has whole seeds
     "What has to be trained: every base once, whatever is fused with it."
     wanted = {}
     for system in systems: wanted.setdefault(FUSED.get(system, (system,))[0], []).append(system)
-    jobs = [Job(d, ties, base, tuple(some), s, str(folder)) for d in datasets for base, some in wanted.items() for s in (seeds if SYSTEMS[base].seeded else [0])]
+    jobs = [Job(d, ties, base, tuple(some), s, str(folder), device) for d in datasets for base, some in wanted.items() for s in (seeds if SYSTEMS[base].seeded else [0])]
     return sorted(jobs, key=lambda job: (list(datasets).index(job.dataset), job.seed))
 
 def run_comparison(
@@ -275,6 +279,7 @@ def run_comparison(
     tuned: bool = False, # Choose settings first, where that was not done yet
     like: Sequence[str] = (), # Data sets whose winners are all that is tried, see `search_of`
     shuffle_ties: bool = False, # On the data with its ties shuffled; settings are those of the data as it is
+    device: str | None = None, # Where networks train, see `device_of`
     tell: Callable[[str], None] = lambda line: None, # Told in a line what is done
 ) -> pd.DataFrame: # The records of these data sets and systems, as from `read_records`
     "Run what is missing of a comparison; raises `ConfigError` or `DataError` for names that do not exist, before anything is trained, and `TrainingError` at the end where some trainings failed."
@@ -286,8 +291,8 @@ def run_comparison(
     ties = "random" if shuffle_ties else "file"
     names = [split_of(d, ties).name for d in datasets]
     if like and not tuned: raise ConfigError("like names the data sets whose winners are tried: it needs tuned.")
-    if tuned: _tune_all(datasets, systems, folder, workers, like, tell)
-    jobs = jobs_of(datasets, systems, seeds, folder, ties)
+    if tuned: _tune_all(datasets, systems, folder, workers, like, device, tell)
+    jobs = jobs_of(datasets, systems, seeds, folder, ties, device)
     todo = [(job,) for job in jobs if job.missing()]
     tell(f"{len(jobs) - len(todo)} of {len(jobs)} trainings are kept from before, {len(todo)} to do")
     failed = [reason for reason in side_by_side(run_job, todo, workers, "comparison") if reason]
@@ -295,12 +300,12 @@ def run_comparison(
     table = read_records(folder)
     return table[table["dataset"].isin(names) & table["system"].isin(systems)].reset_index(drop=True)
 
-def _tune_all(datasets, systems, folder, workers, like, tell):
+def _tune_all(datasets, systems, folder, workers, like, device, tell):
     "Search for every data set and part that has no search yet; all trials of all of them side by side."
     parts = list(dict.fromkeys(part for s in systems for part in FUSED.get(s, (s,))))
     todo = [(d, p) for d in datasets for p in parts if SYSTEMS[p].search and not _tuned_path(folder, d, p).exists()]
     tried = {p: _tried(search_of(p, folder, like)) for _, p in todo}
-    trials = [(d, p, settings, str(folder)) for d, p in todo for settings in tried[p]]
+    trials = [(d, p, settings, str(folder), device) for d, p in todo for settings in tried[p]]
     if trials: tell(f"tuning: {len(trials)} trials for {', '.join(f'{p} on {d}' for d, p in todo)}")
     found = iter(side_by_side(_trial, trials, workers, "tuning"))
     for d, p in todo: tune(d, p, folder, list(itertools.islice(found, len(tried[p]))), like)
