@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ContrecError', 'DataError', 'ConfigError', 'CheckpointError', 'NotFiniteError', 'TrainingError', 'atomic_path',
            'write_json', 'read_json', 'save_tensors', 'Saved', 'load_tensors', 'sha256', 'seeded', 'progress',
-           'learning_rate', 'train', 'device_of', 'environment']
+           'learning_rate', 'train', 'device_of', 'device_name', 'environment']
 
 # %% ../nbs/00_core.ipynb #326b1350
 import contextlib, hashlib, json, math, os, platform, random, sys, time
@@ -304,11 +304,17 @@ def device_of(
     "Where a model is trained and used."
     return torch.get_default_device() if name is None else torch.device(name)
 
+def device_name(
+    device: str | torch.device | None = None, # As in `device_of`
+) -> str:
+    "A device in words: the GPU's name, or the processor's."
+    device = device_of(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+
 def environment() -> dict: # Versions of what matters, and the machine in words
     "Versions of Python and the main libraries, number of threads, and the accelerator if there is one."
     def of(package):
         try: return version(package)
         except PackageNotFoundError: return None
     packages = ("contrec", "torch", "transformers", "peft", "numpy", "scipy", "pandas", "faiss-cpu", "umap-learn", "implicit")
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {"python": platform.python_version(), **{p: of(p) for p in packages if of(p)}, "threads": torch.get_num_threads(), "device": device}
+    return {"python": platform.python_version(), **{p: of(p) for p in packages if of(p)}, "threads": torch.get_num_threads(), "device": device_name("cuda" if torch.cuda.is_available() else "cpu")}

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from .baselines import Recommender
-from .core import CheckpointError, ConfigError, atomic_path, environment, read_json, write_json
+from .core import CheckpointError, ConfigError, atomic_path, device_name, device_of, environment, read_json, write_json
 from .data import Ragged, Split
 from .metrics import bootstrap, from_ranks, paired_bootstrap, summarise, target_ranks, unreachable
 
@@ -76,6 +76,7 @@ class Cost:
     "Filled when the block of `measured` ends."
     seconds: float | None = None # Wall clock
     peak_mb: float | None = None # Most memory of the process (or of the accelerator) in MiB; `None` where the platform does not tell
+    device: str | None = None # What did the work, in words
 
 def _peak_mb():
     with contextlib.suppress(OSError, StopIteration): # Linux
@@ -85,9 +86,11 @@ def _peak_mb():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 @contextlib.contextmanager
-def measured() -> Iterator[Cost]:
+def measured(
+    device: str | torch.device | None = None, # What does the work, see `device_of`
+) -> Iterator[Cost]:
     "Measure the wall-clock seconds and the peak of memory of a block."
-    cost, accelerated = Cost(), torch.cuda.is_available()
+    cost, accelerated = Cost(device=device_name(device)), device_of(device).type == "cuda"
     if accelerated: torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError): Path("/proc/self/clear_refs").write_text("5")
     began = time.perf_counter()
@@ -131,7 +134,7 @@ def write_record(
     with atomic_path(path.with_suffix(".npz")) as p, open(p, "wb") as f: np.savez_compressed(f, ranks=evaluation.ranks.astype(np.int32))
     write_json(path, {
         "dataset": evaluation.dataset, "system": evaluation.system, "seed": seed, "part": evaluation.part, "config": config, "config_hash": config_hash(config),
-        "split_sha256": evaluation.split_sha256, "commit": commit(), "seconds": cost.seconds, "peak_mb": cost.peak_mb, "parameters": parameters,
+        "split_sha256": evaluation.split_sha256, "commit": commit(), "seconds": cost.seconds, "peak_mb": cost.peak_mb, "device": cost.device, "parameters": parameters,
         "users_per_second": evaluation.users_per_second, "n_users": len(evaluation.ranks), "unreachable": evaluation.unreachable, "ks": list(evaluation.ks),
         "metrics": evaluation.metrics, "beyond": beyond or {}, "versions": environment()})
     return path
@@ -157,7 +160,8 @@ def read_records(
     "Read all records of a folder; raises `CheckpointError` where one is damaged or there is none."
     records = [_read_record(p) for p in sorted(Path(folder).glob("*.json"))]
     if not records: raise CheckpointError(f"{folder} holds no records. Check the folder, or run a comparison first.")
-    return pd.DataFrame([{k: v for k, v in r.items() if k not in ("metrics", "beyond")} | r["metrics"] | r.get("beyond", {}) for r in records])
+    where = lambda r: {"device": r.get("device") or r.get("versions", {}).get("device")} # Early records tell it among their versions only
+    return pd.DataFrame([{k: v for k, v in r.items() if k not in ("metrics", "beyond")} | where(r) | r["metrics"] | r.get("beyond", {}) for r in records])
 
 def find_record(
     folder: str | Path, # As given to `write_record`
@@ -208,6 +212,7 @@ def compare(
             if reference is not None and system != reference:
                 contrast = paired_bootstrap(users[system][metric], users[reference][metric], draws, seed)
                 row |= {"difference": contrast.difference, "difference low": contrast.low, "difference high": contrast.high, "p": contrast.p}
+            if "device" in part: row["device"] = ", ".join(sorted(set(part["device"].dropna())))
             out.append(row | {c: part[c].mean() for c in ("seconds", "peak_mb", "parameters", "users_per_second") if c in part and part[c].notna().any()})
     return pd.DataFrame(out).sort_values(["dataset", metric], ascending=[True, False], kind="stable").reset_index(drop=True)
 

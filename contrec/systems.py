@@ -68,7 +68,7 @@ SYSTEMS = {
     "tiger": System(TIGER, {}, product(vectors=("linear", "text"), size=(64, 256), dropout=(0.1, 0.3))),
     "contrec": System(partial(_contrec, "contrec"), {"embedding": "linear+sasrec", "embedding_settings.width": 64, "diffusion.hidden": 128, "diffusion.p_terminal": 0.9, "windows": True, "lm_weight": 0.3, "lr": 2e-3, "ema": 0.995, "epochs": 20, "patience": 10}, # the preset's, spelled out: where it changes, so do the names of the runs
         product(running_decays=([1.0, 0.8], [1.0, 0.9, 0.6]), backbone_settings__dropout=(0.2, 0.4), embedding_settings__dropout=(0.2, 0.4)),
-        large={"epochs": 16, "patience": 4, "embedding_settings.epochs": 8, "embedding_settings.width": 128, "embedding_settings.layers": 2, "backbone_settings.dropout": 0.2, "precision": "bf16"}),
+        large={"epochs": 16, "patience": 4, "embedding_settings.epochs": 8, "embedding_settings.width": 128, "embedding_settings.layers": 2, "embedding_settings.dropout": 0.2, "backbone_settings.dropout": 0.2, "precision": "bf16"}),
     "contrec-paper": System(partial(_contrec, "contrec-paper"), {"validate_every": 5}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__dispersive_weight=(0.05, 0.5))),
     "deftrec": System(partial(_contrec, "deftrec"), {"validate_every": 5}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__preference_weight=(0.1, 0.5))),
 }
@@ -143,16 +143,18 @@ def _work(folder, split, system, settings, seed):
 
 def _fit(recommender, split, folder):
     "Fit with checkpoints in `folder`, where the system can: the recommender, and what it cost in this process and in earlier ones."
-    kept = folder/"peak.json"
-    with measured() as cost:
+    kept = folder/"cost.json"
+    with measured(getattr(recommender, "device", None)) as cost:
         if isinstance(recommender, ContRec): recommender.fit(split, folder=folder)
         else:
             if hasattr(recommender, "checkpoint"): recommender.checkpoint = folder/"training.safetensors"
             recommender.fit(split)
     logged = recommender.seconds.values() if isinstance(recommender, ContRec) else [row["seconds"] for row in getattr(recommender, "log", None) or []]
     cost.seconds = max(cost.seconds, sum(logged))
-    if kept.exists(): cost.peak_mb = max(cost.peak_mb or 0, read_json(kept) or 0) or None
-    if folder.exists(): write_json(kept, cost.peak_mb)
+    if kept.exists():
+        before = read_json(kept)
+        cost.peak_mb, cost.device = max(cost.peak_mb or 0, before["peak_mb"] or 0) or None, ", ".join(dict.fromkeys([before["device"], cost.device]))
+    if folder.exists(): write_json(kept, {"peak_mb": cost.peak_mb, "device": cost.device})
     return recommender, cost
 
 def _trial(dataset, system, settings, folder, device=None):
@@ -256,7 +258,7 @@ def run_job(
             with measured() as more:
                 fused = first
                 for part in FUSED[system][1:]: fused = Fused(fused, make(part, settings_of(job.dataset, part, job.folder), job.seed, job.device)).fit(split)
-            _record(job, system, fused, Cost(cost.seconds + more.seconds, max(cost.peak_mb, more.peak_mb) if cost.peak_mb and more.peak_mb else None))
+            _record(job, system, fused, Cost(cost.seconds + more.seconds, max(cost.peak_mb, more.peak_mb) if cost.peak_mb and more.peak_mb else None, cost.device))
     except TrainingError as error: return f"{split.name}, {job.base}, seed {job.seed}: {error}"
     shutil.rmtree(work, ignore_errors=True)
 
@@ -332,7 +334,7 @@ def overview(
         key = ["dataset", "system", "config_hash"] # Other settings are another row, not this one's ties
         other = records[shuffled].assign(dataset=lambda t: t["dataset"].str.removesuffix(TIES["random"])).merge(records.loc[~shuffled, key].drop_duplicates(), on=key).groupby(["dataset", "system"])[metric].mean()
         table["ties shuffled"] = [other.get(row, np.nan) for row in zip(table["dataset"], table["system"])]
-    order = ["dataset", "system", "seeds", "HR@10", metric, "low", "high", "sd over seeds", "ties shuffled", "seconds", "users_per_second", "parameters", "peak_mb"]
+    order = ["dataset", "system", "seeds", "HR@10", metric, "low", "high", "sd over seeds", "ties shuffled", "seconds", "users_per_second", "parameters", "peak_mb", "device"]
     return table[list(dict.fromkeys(c for c in order if c in table))]
 
 def verdict(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from contrec import cli, peers, systems
 from contrec.baselines import EASE, Popularity
@@ -30,8 +31,8 @@ def small(small_split, monkeypatch):
     split_of.cache_clear()
     made = {"ease": Counted(EASE), "sasrec-ce": Counted(GRU4Rec), "popularity": Counted(Popularity)}
     tiny = {"width": 8, "length": 5, "epochs": 4, "lr": 5e-3}
-    monkeypatch.setitem(SYSTEMS, "popularity", System(made["popularity"], {}, [], False))
-    monkeypatch.setitem(SYSTEMS, "ease", System(made["ease"], {"regularisation": 10}, product(regularisation=(1, 100, 1000)), False))
+    monkeypatch.setitem(SYSTEMS, "popularity", System(made["popularity"], {}, [], False, False))
+    monkeypatch.setitem(SYSTEMS, "ease", System(made["ease"], {"regularisation": 10}, product(regularisation=(1, 100, 1000)), False, False))
     monkeypatch.setitem(SYSTEMS, "sasrec-ce", System(made["sasrec-ce"], tiny, product(dropout=(0.0, 0.5))))
     yield made
     split_of.cache_clear()
@@ -44,13 +45,20 @@ def test_records_say_everything(small, small_split, tmp_path):
     records = run(tmp_path, "popularity", "ease", "sasrec-ce", seeds=[0, 1])
     assert sorted(zip(records["system"], records["seed"])) == [("ease", 0), ("popularity", 0), ("sasrec-ce", 0), ("sasrec-ce", 1)]
     record = json.loads((tmp_path / "small--sasrec-ce--1.json").read_text())
-    assert {"dataset", "system", "seed", "config", "config_hash", "split_sha256", "commit", "seconds", "peak_mb", "users_per_second", "parameters", "metrics", "beyond"} <= set(record)
+    assert {"dataset", "system", "seed", "config", "config_hash", "split_sha256", "commit", "seconds", "peak_mb", "users_per_second", "parameters", "device", "metrics", "beyond"} <= set(record)
     assert record["config"] == SYSTEMS["sasrec-ce"].settings and record["seconds"] > 0 and record["split_sha256"] == small_split.sha256
     assert {"coverage@10", "novelty@10", "diversity@10", "miscalibration@10", "NDCG@10 rare target", "NDCG@10 short history", "valid NDCG@10"} <= set(record["beyond"])
     ease, popularity = (json.loads((tmp_path / f"small--{s}--0.json").read_text()) for s in ("ease", "popularity"))
     assert ease["parameters"] == small_split.n_items**2 and popularity["parameters"] == small_split.n_items
     assert len(np.load(tmp_path / "small--ease--0.npz")["ranks"]) == small_split.n_users
     assert not list((tmp_path / "unfinished").glob("*"))
+
+
+def test_networks_train_where_they_are_told_to():
+    for name, system in SYSTEMS.items():
+        made = make(name, {}, device="meta")
+        assert getattr(made, "device", None) == (torch.device("meta") if system.network else None), name
+    assert make("contrec", {}).device == make("gru4rec", {}).device == torch.get_default_device()
 
 
 def test_a_cache_hit_does_not_train(small, tmp_path):
@@ -116,9 +124,9 @@ def test_the_winner_of_a_search_is_not_trained_twice(small, tmp_path, monkeypatc
     tune("small", "sasrec-ce", tmp_path)
     searched = len(calls)
     assert searched and len(list((tmp_path / "unfinished").glob("*/training.safetensors"))) == 1 # the loser's is gone
-    peak = json.loads(next((tmp_path / "unfinished").glob("*/peak.json")).read_text())
+    kept = json.loads(next((tmp_path / "unfinished").glob("*/cost.json")).read_text())
     record = run(tmp_path, "sasrec-ce", tuned=True, seeds=[0]).iloc[0]
-    assert len(calls) == searched and record["peak_mb"] >= peak and not list((tmp_path / "unfinished").glob("*"))
+    assert len(calls) == searched and record["peak_mb"] >= kept["peak_mb"] and record["device"].startswith(kept["device"]) and not list((tmp_path / "unfinished").glob("*"))
     found = json.loads((tmp_path / "tuned/small--sasrec-ce.json").read_text())
     assert record["valid NDCG@10"] == pytest.approx(max(t["score"] for t in found["trials"]))
     fresh = run(tmp_path / "fresh", "sasrec-ce", tuned=True, seeds=[1]).iloc[0]     # another seed is another training
@@ -143,9 +151,9 @@ def test_a_large_set_tries_what_won_on_the_small_ones(small, tmp_path):
 
 
 def test_a_killed_search_goes_on(small, tmp_path, monkeypatch):
-    def killing(dataset, system, settings, folder, real=systems._trial):
+    def killing(dataset, system, settings, *more, real=systems._trial):
         if settings == {"regularisation": 1000}: raise KeyboardInterrupt
-        return real(dataset, system, settings, folder)
+        return real(dataset, system, settings, *more)
     with monkeypatch.context() as patched:
         patched.setattr(systems, "_trial", killing)
         with pytest.raises(KeyboardInterrupt): run(tmp_path, "ease", tuned=True)
@@ -174,7 +182,7 @@ def test_searches_that_fail_or_do_not_fit(small, tmp_path, monkeypatch):
 def test_a_failed_training_is_told_and_does_not_stop_the_others(small, tmp_path, monkeypatch):
     class Failing(Popularity):
         def fit(self, split, log=None): raise TrainingError("it went wrong")
-    monkeypatch.setitem(SYSTEMS, "popularity", System(Failing, {}, [], False))
+    monkeypatch.setitem(SYSTEMS, "popularity", System(Failing, {}, [], False, False))
     with pytest.raises(TrainingError, match="1 of 2 trainings failed.*small, popularity, seed 0: it went wrong"): run(tmp_path, "popularity", "ease")
     assert read_records(tmp_path)["system"].tolist() == ["ease"]
 
