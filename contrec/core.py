@@ -250,7 +250,7 @@ def train(
         for epoch in bar:
             if patience is not None and stale >= patience: break
             module.train(); began = time.perf_counter(); sums, seen = {}, 0
-            for rows in gather(torch.randperm(n_rows)[None])[0].split(batch_size):
+            for rows in gather(torch.randperm(n_rows, device="cpu")[None])[0].split(batch_size):
                 factor = learning_rate(step, steps, int(warmup * steps), shape)
                 for group in optimizer.param_groups: group["lr"] = lr * factor
                 optimizer.zero_grad(set_to_none=True)

@@ -425,6 +425,14 @@ def test_trap_23_runs_without_cuda(model):
     assert {p.device.type for p in model.network.parameters()} == {torch.get_default_device().type}
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+@pytest.mark.parametrize("name", PRESETS)
+def test_it_trains_on_a_gpu(name, small_split):
+    model = ContRec(short(name, precision="fp32"), "cuda").fit(small_split)
+    check_recommender(model, small_split)
+    assert {p.device.type for p in model.network.parameters()} == {"cuda"}
+
+
 def test_saved_and_loaded_scores_are_bit_equal(model, small_split, tmp_path):
     model.save_pretrained(tmp_path)
     again = ContRec.from_pretrained(tmp_path)

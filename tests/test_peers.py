@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from contrec.baselines import EASE, ItemKNN, Popularity, check_recommender
+from contrec.baselines import EASE, ItemKNN, Popularity, SASRec, check_recommender
 from contrec.core import ConfigError, DataError, seeded
 from contrec.data import Ragged, from_frame, leave_one_out
 from contrec.metrics import per_user
@@ -40,6 +40,14 @@ def fitted(split): return {name: make(epochs=1).fit(split) for name, make in SMA
 @pytest.mark.parametrize("name", SMALL)
 def test_contract(name, fitted, split):
     check_recommender(fitted[name], split)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+@pytest.mark.parametrize("name", [*SMALL, "SASRec"])
+def test_contract_on_a_gpu(name, split):
+    model = (SMALL | {"SASRec": lambda **o: SASRec(width=16, length=6, **o)})[name](epochs=1, device="cuda").fit(split)
+    check_recommender(model, split)
+    assert {p.device.type for p in model.model.parameters()} == {"cuda"}
 
 
 @pytest.mark.parametrize("name", SMALL)
