@@ -8,7 +8,7 @@ __all__ = ['BUDGET', 'SYSTEMS', 'FUSED', 'TIES', 'OURS', 'System', 'product', 'm
            'beyond', 'searches']
 
 # %% ../nbs/17_systems.ipynb #c561eafc
-import difflib, itertools, shutil
+import contextlib, difflib, itertools, shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from scipy import sparse
 from torch import nn
 
@@ -141,10 +142,22 @@ def _work(folder, split, system, settings, seed):
     "Where a training keeps its checkpoints; a trial and the record that it wins share them."
     return Path(folder)/"unfinished"/f"{split.name}--{system}--{seed}--{config_hash({'settings': SYSTEMS[system].settings | settings, 'split': split.sha256})}"
 
+@contextlib.contextmanager
+def _alone(folder):
+    "Nobody else may train the same meanwhile: both would write the same checkpoints."
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    try: lock.acquire(blocking=False)
+    except Timeout as error: raise ConfigError(f"{folder.name} is being trained by another process. Wait for it or stop it, then run this again.") from error
+    try: yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
 def _fit(recommender, split, folder):
     "Fit with checkpoints in `folder`, where the system can: the recommender, and what it cost in this process and in earlier ones."
     kept = folder/"cost.json"
-    with measured(getattr(recommender, "device", None)) as cost:
+    with _alone(folder), measured(getattr(recommender, "device", None)) as cost:
         if isinstance(recommender, ContRec): recommender.fit(split, folder=folder)
         else:
             if hasattr(recommender, "checkpoint"): recommender.checkpoint = folder/"training.safetensors"

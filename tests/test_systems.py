@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 
 from contrec import cli, peers, systems
 from contrec.baselines import EASE, Popularity
@@ -160,6 +161,13 @@ def test_a_killed_search_goes_on(small, tmp_path, monkeypatch):
     assert not (tmp_path / "tuned/small--ease.json").exists() and len(small["ease"].made) == 2
     run(tmp_path, "ease", tuned=True)
     assert len(small["ease"].made) == 4                                     # the third trial, and the run
+
+
+def test_two_processes_do_not_train_the_same(small, small_split, tmp_path):
+    work = systems._work(tmp_path, replace(small_split, name="small"), "sasrec-ce", {}, 0)
+    work.parent.mkdir()
+    with FileLock(f"{work}.lock"), pytest.raises(ConfigError, match="small--sasrec-ce--0--[0-9a-f]{12} is being trained by another process"): run(tmp_path, "sasrec-ce", seeds=[0])
+    assert len(run(tmp_path, "sasrec-ce", seeds=[0])) == 1 and not list((tmp_path / "unfinished").glob("*"))
 
 
 def test_searches_that_fail_or_do_not_fit(small, tmp_path, monkeypatch):
