@@ -212,7 +212,7 @@ def compare(
             if reference is not None and system != reference:
                 contrast = paired_bootstrap(users[system][metric], users[reference][metric], draws, seed)
                 row |= {"difference": contrast.difference, "difference low": contrast.low, "difference high": contrast.high, "p": contrast.p}
-            if "device" in part: row["device"] = ", ".join(sorted(set(part["device"].dropna())))
+            if "device" in part: row["device"] = ", ".join(sorted({name for told in part["device"].dropna() for name in told.split(", ")}))
             out.append(row | {c: part[c].mean() for c in ("seconds", "peak_mb", "parameters", "users_per_second") if c in part and part[c].notna().any()})
     return pd.DataFrame(out).sort_values(["dataset", metric], ascending=[True, False], kind="stable").reset_index(drop=True)
 

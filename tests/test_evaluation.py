@@ -101,6 +101,14 @@ def test_record_round_trip(split, tmp_path):
     assert {"dataset", "system", "seed", "config", "split_sha256", "commit", "seconds", "peak_mb", "users_per_second", "metrics"} <= set(json.loads(path.read_text()))
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".npz"] # Nothing half-written stays
 
+def test_a_table_says_what_the_trainings_ran_on(split, tmp_path):
+    for seed, device in enumerate(["cpu b", "cpu a, cpu b", None]): write_record(tmp_path, result(split, 5), seed, {}, Cost(device=device))
+    older = json.loads((tmp_path / "small--fixed--2.json").read_text()); del older["device"]
+    (tmp_path / "small--fixed--2.json").write_text(json.dumps(older))
+    records = read_records(tmp_path)
+    assert records["device"].tolist() == ["cpu b", "cpu a, cpu b", older["versions"]["device"]]
+    assert compare(records.head(2)).loc[0, "device"] == "cpu a, cpu b"
+
 def test_validation_and_test_records_stand_side_by_side(split, tmp_path):
     write_record(tmp_path, result(split, 5), 0, {}); write_record(tmp_path, result(split, 5, part="valid"), 0, {})
     records = read_records(tmp_path)

@@ -2,7 +2,7 @@
 
 The expected figures are records, made by `contrec ablate nbs/experiments/grids/expected.json --out nbs/experiments/records/expected`
 and the same with `expected-broken.json`. Whoever improves the method on purpose removes them and runs both again. One run sees what
-costs about a twelfth of NDCG@10 on test; smaller losses, such as that of the times without their share at pure noise (also among the
+costs about a tenth of NDCG@10 on test; smaller losses, such as that of the times without their share at pure noise (also among the
 records), need the ablations."""
 import json
 from pathlib import Path
