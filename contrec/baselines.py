@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Recommender', 'Popularity', 'recency', 'ItemKNN', 'ease_weights', 'EASE', 'IALS', 'CausalBlock', 'CausalEncoder',
-           'windows', 'SequenceLoss', 'generalised_bce', 'SASRec', 'check_recommender']
+           'windows', 'SequenceLoss', 'generalised_bce', 'last_state', 'longest', 'SASRec', 'check_recommender']
 
 # %% ../nbs/03_baselines.ipynb #335d6303
 from collections.abc import Callable, Sequence
@@ -298,6 +298,20 @@ def generalised_bce(
     return -(beta * F.logsigmoid(positive) + F.logsigmoid(-negative).sum(1)).mean()
 
 # %% ../nbs/03_baselines.ipynb #b8acd79d
+def last_state(
+    hidden: torch.Tensor, # (b, n, width)
+    ids: torch.Tensor, # (b, n) item numbers, -1 on the right
+) -> torch.Tensor: # (b, width)
+    "The hidden state at each row's last item; at place 0 where there is none."
+    return hidden[torch.arange(len(ids), device=ids.device), ((ids >= 0).sum(1) - 1).clamp_min(0)]
+
+def longest(
+    histories: Ragged, # Item numbers
+    length: int, # At most
+) -> int: # At least 1
+    "How many places a batch of histories needs."
+    return max(1, min(length, int(histories.lengths.max(initial=0))))
+
 class SASRec(Recommender):
     "A small causal transformer over the last `length` items; every place predicts the next item."
     def __init__(
@@ -357,10 +371,8 @@ class SASRec(Recommender):
     def hidden(self, histories: Ragged) -> torch.Tensor: # (n, width)
         "The state after the last item of each history."
         self.model.eval()
-        longest = max(1, min(self.length, int(histories.lengths.max(initial=0))))
-        ids = torch.as_tensor(histories.pad(longest), device=self.device)
-        last = ((ids >= 0).sum(1) - 1).clamp_min(0)
-        return self.model(ids)[torch.arange(len(ids), device=ids.device), last]
+        ids = torch.as_tensor(histories.pad(longest(histories, self.length)), device=self.device)
+        return last_state(self.model(ids), ids)
 
     @torch.no_grad()
     def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:

@@ -16,13 +16,13 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from .baselines import CausalBlock, CausalEncoder, Recommender, SASRec, SequenceLoss, windows
+from .baselines import CausalBlock, CausalEncoder, Recommender, SASRec, SequenceLoss, last_state, longest, windows
 from .core import ConfigError, seeded
 from .data import Ragged, Split
 from .diffusion import Diffusion, DiffusionLoss
 from .embeddings import linear, text_vectors
 from .metrics import TopK
-from .peers import Trained, last_state, longest
+from .peers import Trained
 from .quantizer import ResidualQuantizer
 from .schedule import ddpm_coefficients
 from .tokenizer import fit_tokenizer

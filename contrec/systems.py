@@ -156,12 +156,10 @@ def _alone(folder):
 
 def _fit(recommender, split, folder):
     "Fit with checkpoints in `folder`, where the system can: the recommender, and what it cost in this process and in earlier ones."
-    kept = folder/"cost.json"
-    with _alone(folder), measured(getattr(recommender, "device", None)) as cost:
-        if isinstance(recommender, ContRec): recommender.fit(split, folder=folder)
-        else:
-            if hasattr(recommender, "checkpoint"): recommender.checkpoint = folder/"training.safetensors"
-            recommender.fit(split)
+    kept, contrec, resumes = folder/"cost.json", isinstance(recommender, ContRec), hasattr(recommender, "checkpoint")
+    with _alone(folder) if contrec or resumes else contextlib.nullcontext(), measured(getattr(recommender, "device", None)) as cost:
+        if resumes: recommender.checkpoint = folder/"training.safetensors"
+        recommender.fit(split, folder=folder) if contrec else recommender.fit(split)
     logged = recommender.seconds.values() if isinstance(recommender, ContRec) else [row["seconds"] for row in getattr(recommender, "log", None) or []]
     cost.seconds = max(cost.seconds, sum(logged))
     if kept.exists():

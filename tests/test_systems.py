@@ -170,6 +170,12 @@ def test_two_processes_do_not_train_the_same(small, small_split, tmp_path):
     assert len(run(tmp_path, "sasrec-ce", seeds=[0])) == 1 and not list((tmp_path / "unfinished").glob("*"))
 
 
+def test_two_processes_may_do_the_same_where_no_checkpoint_is_kept(small, small_split, tmp_path):
+    work = systems._work(tmp_path, replace(small_split, name="small"), "ease", SYSTEMS["ease"].settings, 0)
+    work.parent.mkdir()
+    with FileLock(f"{work}.lock"): assert len(run(tmp_path, "ease", seeds=[0])) == 1
+
+
 def test_searches_that_fail_or_do_not_fit(small, tmp_path, monkeypatch):
     class Failing(EASE):
         def fit(self, split, log=None):
