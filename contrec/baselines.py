@@ -299,9 +299,9 @@ def generalised_bce(
 
 # %% ../nbs/03_baselines.ipynb #b8acd79d
 def last_state(
-    hidden: torch.Tensor, # (b, n, width)
+    hidden: torch.Tensor, # (b, n, ...)
     ids: torch.Tensor, # (b, n) item numbers, -1 on the right
-) -> torch.Tensor: # (b, width)
+) -> torch.Tensor: # (b, ...)
     "The hidden state at each row's last item; at place 0 where there is none."
     return hidden[torch.arange(len(ids), device=ids.device), ((ids >= 0).sum(1) - 1).clamp_min(0)]
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from .backbone import Backbone, Generated
-from .baselines import Recommender, windows
+from .baselines import Recommender, last_state, windows
 from .core import CheckpointError, ConfigError, DataError, device_of, load_tensors, read_json, save_tensors, seeded, train, write_json
 from .data import Ragged, Split
 from .diffusion import METHODS, Diffusion, preset as diffusion_preset
@@ -193,7 +193,7 @@ class Network(nn.Module):
 
     def _shown_users(self, items): # (b, K, d) tokens of the user after the last item, for a template that shows them; else None
         if not self.prompts.template.uses_user: return None
-        return self._users(items)[0].unflatten(0, items.shape)[torch.arange(len(items), device=items.device), (items >= 0).sum(1) - 1]
+        return last_state(self._users(items)[0].unflatten(0, items.shape), items)
 
     def condition(self,
         batch, # From `Prompts.batch`
@@ -238,8 +238,7 @@ class Network(nn.Module):
         batch = self._prompt(histories, catalogue)
         items = self._items(histories, batch)
         condition, _ = self.condition(batch, items, catalogue)
-        last = (items >= 0).sum(1) - 1
-        return condition[torch.arange(len(last), device=last.device), last]
+        return last_state(condition, items)
 
 # %% ../nbs/15_model.ipynb #91cdf476
 @patch

@@ -160,7 +160,7 @@ def _fit(recommender, split, folder):
     with _alone(folder) if contrec or resumes else contextlib.nullcontext(), measured(getattr(recommender, "device", None)) as cost:
         if resumes: recommender.checkpoint = folder/"training.safetensors"
         recommender.fit(split, folder=folder) if contrec else recommender.fit(split)
-    logged = recommender.seconds.values() if isinstance(recommender, ContRec) else [row["seconds"] for row in getattr(recommender, "log", None) or []]
+    logged = recommender.seconds.values() if contrec else [row["seconds"] for row in getattr(recommender, "log", None) or []]
     cost.seconds = max(cost.seconds, sum(logged))
     if kept.exists():
         before = read_json(kept)
