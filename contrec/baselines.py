@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Recommender', 'Popularity', 'recency', 'ItemKNN', 'ease_weights', 'EASE', 'IALS', 'CausalBlock', 'CausalEncoder',
-           'windows', 'SequenceLoss', 'generalised_bce', 'last_state', 'longest', 'SASRec', 'check_recommender']
+           'windows', 'SequenceLoss', 'generalised_bce', 'some_scores', 'last_state', 'longest', 'SASRec',
+           'check_recommender']
 
 # %% ../nbs/03_baselines.ipynb #335d6303
 from collections.abc import Callable, Sequence
@@ -297,6 +298,15 @@ def generalised_bce(
     "`-beta log sigma(s+) - sum log(1 - sigma(s-))`, averaged over places (Petrov and Macdonald 2023, equation 9)."
     return -(beta * F.logsigmoid(positive) + F.logsigmoid(-negative).sum(1)).mean()
 
+def some_scores(
+    hidden: torch.Tensor, # (p, width) states
+    items: torch.Tensor, # (n, width) item vectors
+    chosen: torch.Tensor, # (p, m) items of each place
+) -> torch.Tensor: # (p, m)
+    "Inner products of each state with its own items; by the product with all items where that moves less memory than fetching the vectors."
+    if len(items) < 32 * chosen.shape[1]: return (hidden @ items.T).gather(1, chosen)
+    return torch.einsum("pd,pmd->pm", hidden, items[chosen])
+
 # %% ../nbs/03_baselines.ipynb #b8acd79d
 def last_state(
     hidden: torch.Tensor, # (b, n, ...)
@@ -353,7 +363,7 @@ class SASRec(Recommender):
         drawn = drawn + (drawn >= target[:, None])                        # step over the target
         rate = self.negatives / n; t = self.calibration
         beta = 1.0 if self.loss == "bce" else rate * (t * (1 - 1 / rate) + 1 / rate)
-        return SequenceLoss(generalised_bce((hidden * items[target]).sum(1), torch.einsum("pd,pnd->pn", hidden, items[drawn]), beta))
+        return SequenceLoss(generalised_bce((hidden * items[target]).sum(1), some_scores(hidden, items, drawn), beta))
 
     def fit(self, split: Split, log: Callable[[dict], None] | None = None) -> "SASRec":
         "Train on every step of every training row; with patience, the weights with the best validation NDCG@10 stay."
