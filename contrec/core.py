@@ -204,6 +204,7 @@ def train(
     batch_size: int = 32, # Rows per step of the optimiser; the last step of an epoch may have fewer
     accumulate: int = 1, # Parts in which each process works through its rows of a step: more parts, less memory
     lr: float = 1e-3, # Peak learning rate of AdamW
+    faster: dict[str, float] | None = None, # Factors on the learning rate of some parameters, by name; 1 for all others
     weight_decay: float = 0.0, # Decoupled weight decay
     clip: float | None = None, # Largest norm of the gradient, none if `None`
     warmup: float = 0.0, # Share of all steps spent warming up
@@ -218,15 +219,19 @@ def train(
     name: str = "training", # How the bar and the errors call it
     accelerator = None, # An `accelerate.Accelerator` whose processes share each step's rows; one process if `None`
 ) -> list[dict]: # One row per epoch: `epoch`, mean of each loss, `score` where evaluated, `seconds`
-    "Train `module` and leave its best weights in it; raises `TrainingError` where a loss is not finite."
+    "Train `module` and leave its best weights in it; raises `TrainingError` where a loss is not finite, `ConfigError` for a factor of no parameter."
     process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     def gather(x): return x if processes == 1 else accelerator.gather(x.to(accelerator.device)).to(x.device)
     def stopped(what):
         kept = f" The last good checkpoint is {checkpoint}." if checkpoint is not None and Path(checkpoint).exists() else ""
         return TrainingError(f"{name}: {what} in epoch {epoch + 1}, step {step + 1}. Lower the learning rate (now {lr * factor:.2g}).{kept}")
     if process: log = None # the first process speaks for all
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    learning, faster = {name: p for name, p in module.named_parameters() if p.requires_grad}, faster or {}
+    strange = set(faster) - {name for name, _ in module.named_parameters()}
+    if strange: raise ConfigError(f"{name} has no parameter '{sorted(strange)[0]}' that could learn faster. Look at its named_parameters().")
+    parameters, groups = list(learning.values()), {}
+    for own, p in learning.items(): groups.setdefault(faster.get(own, 1.0), []).append(p)
+    optimizer = torch.optim.AdamW([{"params": some, "times": times} for times, some in groups.items()], lr=lr, weight_decay=weight_decay)
     steps = epochs * math.ceil(n_rows / batch_size)
     step, rows_log, best, best_score, stale, start = 0, [], None, -math.inf, 0, 0
     average = None if ema is None else [p.detach().clone() for p in parameters]
@@ -252,7 +257,7 @@ def train(
             module.train(); began = time.perf_counter(); sums, seen = {}, 0
             for rows in gather(torch.randperm(n_rows, device="cpu")[None])[0].split(batch_size):
                 factor = learning_rate(step, steps, int(warmup * steps), shape)
-                for group in optimizer.param_groups: group["lr"] = lr * factor
+                for group in optimizer.param_groups: group["lr"] = lr * factor * group["times"]
                 optimizer.zero_grad(set_to_none=True)
                 mine, values = rows.tensor_split(processes)[process], {}
                 for part in (mine if len(mine) else rows[:1]).tensor_split(accumulate): # a process without a row of its own joins in at weight 0

@@ -35,6 +35,8 @@ class ItemIndex:
         kind: str = "exact", # `exact`, or a FAISS index: `flat`, `hnsw` or `ivf`
         metric: str = "cosine", # `cosine`, or `inner` for the inner product
         temperature: float = 0.1, # The tau of log-mean-exp, above 0
+        scale: torch.Tensor | None = None, # (n_items,) factor on each item's similarity; 1 if `None`
+        bias: torch.Tensor | None = None, # (n_items,) added to each item's similarity; 0 if `None`
         effort: int | None = None, # How many candidates `hnsw` keeps in mind (64), or how many lists `ivf` reads (a quarter of them)
     ):
         if kind not in self.kinds: raise ConfigError(f"unknown kind of index '{kind}'. Choose one of {', '.join(self.kinds)}.")
@@ -46,7 +48,11 @@ class ItemIndex:
         bad = (~latents.isfinite()).any(1).nonzero()
         if len(bad): raise DataError(f"the latent of item {bad[0].item()} is not finite ({len(bad)} such items). Train the tokenizer again, or look at its log.")
         self.kind, self.metric, self.temperature = kind, metric, temperature
-        self.items = self._scale(latents)
+        for name, own in (("scale", scale), ("bias", bias)):
+            if own is not None and (own.shape != latents.shape[:1] or not own.isfinite().all()): raise ConfigError(f"{name} must be one finite number per item ({len(latents)}), not {tuple(own.shape)}.")
+        self.items = self._scale(latents) if scale is None else self._scale(latents) * scale.detach().to(latents)[:, None]
+        self.width, self.biased = latents.shape[1], bias is not None
+        if self.biased: self.items = torch.cat([self.items, bias.detach().to(latents)[:, None]], 1) # One more coordinate, which is 1 in every query
         self._faiss = None if kind == "exact" else self._build()
         self.effort = effort or {"hnsw": lambda: 64, "ivf": lambda: -(-self._faiss.nlist // 4)}.get(kind, lambda: None)()
 
@@ -54,11 +60,12 @@ class ItemIndex:
 
     def _query(self, query):
         query = torch.as_tensor(query).detach().to(self.items)
-        if query.ndim != 3 or query.shape[1] == 0 or query.shape[2] != self.items.shape[1]:
-            raise ConfigError(f"a query must have the shape (users, samples, {self.items.shape[1]}), not {tuple(query.shape)}.")
+        if query.ndim != 3 or query.shape[1] == 0 or query.shape[2] != self.width:
+            raise ConfigError(f"a query must have the shape (users, samples, {self.width}), not {tuple(query.shape)}.")
         bad = (~query.isfinite()).flatten(1).any(1).nonzero()
         if len(bad): raise DataError(f"the query of row {bad[0].item()} is not finite ({len(bad)} such rows). Sampling has diverged: look at the training log.")
-        return self._scale(query)
+        query = self._scale(query)
+        return torch.nn.functional.pad(query, (0, 1), value=1.0) if self.biased else query
 
 # %% ../nbs/13_retrieval.ipynb #3b48c6f7
 BLOCK = 2**25 # Most numbers of an intermediate array: 128 MiB in float32
@@ -66,14 +73,16 @@ BLOCK = 2**25 # Most numbers of an intermediate array: 128 MiB in float32
 def _blocks(n, size): return np.array_split(np.arange(n), max(1, -(-n * size // BLOCK)))
 
 @patch
+def _scores(self: ItemIndex, query): # As `_query` returns it
+    blocks = _blocks(len(query), query.shape[1] * len(self.items))
+    return torch.cat([log_mean_exp(torch.einsum("bsd,nd->bsn", query[rows], self.items) / self.temperature) for rows in blocks])
+
+@patch
 def scores(self: ItemIndex,
     query: torch.Tensor, # (b, s, d): s generated vectors for each of b users
 ) -> torch.Tensor: # (b, n_items)
     "Log-mean-exp over the samples of similarity / temperature, for every item; raises `ConfigError` for a query of another shape."
-    query, parts = self._query(query), []
-    for rows in _blocks(len(query), query.shape[1] * len(self.items)):
-        parts.append(log_mean_exp(torch.einsum("bsd,nd->bsn", query[rows], self.items) / self.temperature))
-    return torch.cat(parts)
+    return self._scores(self._query(query))
 
 # %% ../nbs/13_retrieval.ipynb #6778ca92
 @patch
@@ -89,7 +98,7 @@ def search(self: ItemIndex,
     if self._faiss is not None: return self._search(query, k, exclude)
     parts = []
     for rows in _blocks(len(query), query.shape[1] * len(self.items)):
-        parts.append(top_k(self.scores(query[rows]), k, None if exclude is None else exclude.take(rows)))
+        parts.append(top_k(self._scores(query[rows]), k, None if exclude is None else exclude.take(rows)))
     return TopK(*map(np.concatenate, zip(*parts)))
 
 # %% ../nbs/13_retrieval.ipynb #756be76e
@@ -145,7 +154,7 @@ def _search(self: ItemIndex, query, k, exclude):
         rows, growth = np.concatenate(waiting), growth * 4
     for part in _blocks(len(rows), s * n):
         part = rows[part]
-        if len(part): ids[part], scores[part] = top_k(self.scores(query[part]), k, None if exclude is None else exclude.take(part))
+        if len(part): ids[part], scores[part] = top_k(self._scores(query[part]), k, None if exclude is None else exclude.take(part))
     return TopK(ids, scores)
 
 # %% ../nbs/13_retrieval.ipynb #0e585736

@@ -195,6 +195,22 @@ def test_trap_03_training_mode_in_training_and_eval_mode_in_evaluation():
     assert modes == [True, False, True, False] and not net.training
 
 
+def test_some_parameters_learn_faster(tmp_path):
+    def run(checkpoint=None, die=None, **more):
+        net = model()
+        def log(row):
+            if row["epoch"] == die: raise KeyboardInterrupt
+        train(net, loss_of(net), 64, epochs=3, batch_size=64, lr=0.01, shape="cosine", checkpoint=checkpoint, log=log, **more)
+        return dict(net.named_parameters())
+    before, first = dict(model().named_parameters()), next(iter(dict(model().named_parameters())))
+    alike, faster = run(), run(faster={first: 4.0})
+    moved = lambda after, name: (after[name] - before[name]).abs().mean().item()
+    assert moved(faster, first) > 2 * moved(alike, first)
+    with pytest.raises(KeyboardInterrupt): run(tmp_path / "c.safetensors", 2, faster={first: 4.0})
+    for a, b in zip(faster.values(), run(tmp_path / "c.safetensors", faster={first: 4.0}).values()): assert torch.equal(a, b)
+    with pytest.raises(ConfigError, match="no parameter 'wieght'"): run(faster={"wieght": 2.0})
+
+
 def test_trap_11_the_rate_follows_the_true_number_of_steps():
     rates = [learning_rate(s, 50, 5, "cosine") for s in range(50)]
     assert rates[5] == 1 and all(a > b for a, b in zip(rates[5:], rates[6:])) and rates[-1] < 0.01
