@@ -430,11 +430,11 @@ class ContRec(Recommender):
 
     def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
         "Scores of all items: log-mean-exp over the generated preferences of cosine / temperature, with the text's score added where the settings say so."
-        catalogue, index, preference = self.generate(histories)
+        _, index, preference = self.generate(histories)
         latent = index.scores(preference)
         if self.network.foretold is not None:
             known = len(self.network.foretold)
-            scale, bias = (None if own is None else own[known:].mean().expand(known) for own in catalogue[2:]) # new items' terms, which are all alike
+            scale, bias = (None if own is None else own[-1:].expand(known) for own in self.network.terms()) # new items' terms, which are all alike
             cautious = ItemIndex(latents(self.network._means(self.network.foretold)), temperature=self.config.similarity_temperature, scale=scale, bias=bias)
             latent = calibrate(latent, cautious.scores(preference))
         if self.config.text_score != "none" and self.config.text_weight: latent = fuse(latent, self.text_scores(histories, preference), self.config.text_weight)
@@ -553,7 +553,7 @@ class ContRec(Recommender):
         other.network = Network(torch.cat([old.inputs.detach().cpu(), torch.from_numpy(new).float()]), old.tokenizer, old.user_tokenizer, old.backbone, prompts, old.diffusion, old.lm_weight, old.decays, old.prior is not None)
         if old.prior is not None: # an item that nobody has chosen yet is ranked like the average one
             with torch.no_grad():
-                for mine, theirs in ((other.network.log_scale, old.log_scale), (other.network.prior, old.prior)): mine.copy_(torch.cat([theirs.detach(), theirs.detach().mean().expand(len(new))]))
+                for mine, theirs in ((other.network.log_scale, old.log_scale), (other.network.prior, old.prior)): mine.copy_(torch.cat([theirs, theirs.mean().expand(len(new))]))
         other.network.user_adapter = old.user_adapter
         other.network.foretold = torch.from_numpy(cautious).float()
         other.network.to(self.device).eval()

@@ -35,9 +35,9 @@ class ItemIndex:
         kind: str = "exact", # `exact`, or a FAISS index: `flat`, `hnsw` or `ivf`
         metric: str = "cosine", # `cosine`, or `inner` for the inner product
         temperature: float = 0.1, # The tau of log-mean-exp, above 0
+        effort: int | None = None, # How many candidates `hnsw` keeps in mind (64), or how many lists `ivf` reads (a quarter of them)
         scale: torch.Tensor | None = None, # (n_items,) factor on each item's similarity; 1 if `None`
         bias: torch.Tensor | None = None, # (n_items,) added to each item's similarity; 0 if `None`
-        effort: int | None = None, # How many candidates `hnsw` keeps in mind (64), or how many lists `ivf` reads (a quarter of them)
     ):
         if kind not in self.kinds: raise ConfigError(f"unknown kind of index '{kind}'. Choose one of {', '.join(self.kinds)}.")
         if metric not in self.metrics: raise ConfigError(f"unknown metric '{metric}'. Choose cosine or inner.")
