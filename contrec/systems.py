@@ -11,7 +11,7 @@ __all__ = ['BUDGET', 'SYSTEMS', 'FUSED', 'TIES', 'OURS', 'System', 'product', 'm
 import contextlib, difflib, itertools, shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +77,7 @@ FUSED = { # Parts, fused from the left; what stands below a system of ours is it
     "contrec+ease": ("contrec", "ease"), "sasrec+ease": ("sasrec-ce", "ease"),
     "contrec+recency": ("contrec", "ease-recency", "item-knn-recency"), "sasrec+recency": ("sasrec-ce", "ease-recency", "item-knn-recency"),
     "gru4rec+recency": ("gru4rec", "ease-recency", "item-knn-recency"),
+    "contrec+recency+sasrec": ("contrec", "ease-recency", "item-knn-recency", "sasrec-ce"), "gru4rec+recency+sasrec": ("gru4rec", "ease-recency", "item-knn-recency", "sasrec-ce"),
     "recency": ("ease-recency", "item-knn-recency"),
 }
 
@@ -247,6 +248,11 @@ def _weights(recommender):
     "The weight of every part of a fusion but the first."
     return _weights(recommender.first) | {f"weight of {recommender.second.name}": recommender.choice.weight} if isinstance(recommender, Fused) else {}
 
+def _sum(costs):
+    "What several trainings cost one after the other."
+    peaks, devices = [c.peak_mb for c in costs], dict.fromkeys(d for c in costs for d in c.device.split(", "))
+    return Cost(sum(c.seconds for c in costs), max(peaks) if all(peaks) else None, ", ".join(devices))
+
 def _record(job, system, recommender, cost):
     split = split_of(job.dataset, job.ties)
     test, valid = (replace(evaluate(recommender, split, part), system=system) for part in ("test", "valid"))
@@ -260,16 +266,17 @@ def run_job(
     "Train what is missing and write its records; a training that fails is reported, not raised, so that others go on."
     missing = job.missing()
     if not missing: return None
-    split, config = split_of(job.dataset, job.ties), job.config(job.base)
-    work = _work(job.folder, split, job.base, config, job.seed)
+    split = split_of(job.dataset, job.ties)
+    work = _work(job.folder, split, job.base, job.config(job.base), job.seed)
+    @lru_cache(maxsize=None)
+    def fitted(part): # once, however many of the records need it
+        own = settings_of(job.dataset, part, job.folder)
+        return _fit(make(part, own, job.seed, job.device), split, work if part == job.base else work/part)
     try:
-        first, cost = _fit(make(job.base, config, job.seed, job.device), split, work)
         for system in missing:
-            if system == job.base: _record(job, system, first, cost); continue
-            with measured() as more:
-                fused = first
-                for part in FUSED[system][1:]: fused = Fused(fused, make(part, settings_of(job.dataset, part, job.folder), job.seed, job.device)).fit(split)
-            _record(job, system, fused, Cost(cost.seconds + more.seconds, max(cost.peak_mb, more.peak_mb) if cost.peak_mb and more.peak_mb else None, cost.device))
+            parts = [fitted(part) for part in FUSED.get(system, (system,))]
+            with measured() as fusing: recommender = reduce(lambda first, second: Fused(first, second).fit(split), (part for part, _ in parts))
+            _record(job, system, recommender, _sum([cost for _, cost in parts] + [fusing] * (len(parts) > 1)))
     except TrainingError as error: return f"{split.name}, {job.base}, seed {job.seed}: {error}"
     shutil.rmtree(work, ignore_errors=True)
 
@@ -324,14 +331,14 @@ def _tune_all(datasets, systems, folder, workers, like, device, tell):
     for d, p in todo: tune(d, p, folder, list(itertools.islice(found, len(tried[p]))), like)
 
 # %% ../nbs/17_systems.ipynb #14d73ed8
-OURS = ("contrec", "contrec+ease", "contrec+recency", "contrec-paper", "deftrec") # All others are baselines, but for fusions without ContRec, which are controls
+OURS = ("contrec", "contrec+ease", "contrec+recency", "contrec+recency+sasrec", "contrec-paper", "deftrec") # All others are baselines, but for fusions without ContRec, which are controls
 
 def _shuffled(records): return records["dataset"].str.endswith(TIES["random"])
 
 def _controls(system, ours):
     "Fusions with the same priors around another first part, or around none."
-    priors = FUSED.get(system, ())[1:]
-    return [s for s, parts in FUSED.items() if s not in ours and priors and priors in (parts, parts[1:])]
+    priors = set(FUSED.get(system, ())[1:])
+    return [s for s, parts in FUSED.items() if s not in ours and priors and priors in (set(parts), set(parts[1:]))]
 
 def overview(
     records: pd.DataFrame, # From `read_records` or `run_comparison`
