@@ -96,7 +96,7 @@ class Popularity(Recommender):
     def fit(self, split: Split, log: Callable | None = None) -> "Popularity":
         "Count."
         self.split = split
-        self.counts = np.bincount(split.train.values, minlength=split.n_items).astype(np.float32)
+        self.counts = split.counts.astype(np.float32)
         return self
 
     def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:

@@ -331,6 +331,8 @@ class Split:
     @property
     def n_interactions(self) -> int: return len(self.train.values) + 2 * self.n_users
     @cached_property
+    def counts(self) -> np.ndarray: return np.bincount(self.train.values, minlength=self.n_items) # (n_items,) int64, how often each item was chosen in training
+    @cached_property
     def categories(self) -> tuple[str, ...]: return tuple(sorted({c for row in self.items["categories"] for c in row}))
     @cached_property
     def _item_number(self): return {i: n for n, i in enumerate(self.item_ids)}

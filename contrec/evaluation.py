@@ -276,8 +276,7 @@ def popularity_groups(
     part: str = "test", # Of which part
 ) -> np.ndarray: # (n_users,) str
     "`rare target` for users whose target is in the less popular half of the catalogue by training interactions, else `popular target`."
-    counts = np.bincount(split.train.values, minlength=split.n_items)
-    place = np.empty(split.n_items, dtype=int); place[np.argsort(counts, kind="stable")] = np.arange(split.n_items)
+    place = np.empty(split.n_items, dtype=int); place[np.argsort(split.counts, kind="stable")] = np.arange(split.n_items)
     return np.where(place[split.targets(part)] < split.n_items // 2, "rare target", "popular target")
 
 def by_group(

@@ -241,7 +241,7 @@ class TokenSpace:
         self.latents = _catalogue(model).latents.cpu().numpy()
         self.unit, self.names = _unit(self.latents), unique_names(self.split.items)
         self.folded, self.labels = [fold(n) for n in self.names], main_category(self.split.items["categories"])
-        self.counts = np.bincount(self.split.train.values, minlength=self.split.n_items)
+        self.counts = self.split.counts
         self.plane = lru_cache(lambda method: project(self.latents, method))
         self.liking = lru_cache(256)(lambda user: model.score(self.split.histories("test").take([self.split.user_number(user)]))[0])
 

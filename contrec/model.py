@@ -167,7 +167,7 @@ def log_counts(
     split: Split, # Only `split.train` is read
 ) -> torch.Tensor: # (n_items,) float32, mean 0
     "Logarithm of one more than the number of each item's choices, centred."
-    counts = torch.from_numpy(np.bincount(split.train.values, minlength=split.n_items)).float().log1p()
+    counts = torch.from_numpy(split.counts).float().log1p()
     return counts - counts.mean()
 
 class Network(nn.Module):

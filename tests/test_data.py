@@ -253,6 +253,7 @@ def test_split_against_a_plain_oracle(rows, core, repeats, seed):
         assert split.user_number(user) == n
     assert split.item_numbers(split.item_ids).tolist() == list(range(split.n_items))
     assert split.n_interactions == sum(map(len, sequences.values())) == split.statistics()["interactions"]
+    assert split.counts.tolist() == [sum(whole[:-2].count(i) for whole in sequences.values()) for i in split.item_ids]
     assert split.train_matrix().toarray().tolist() == [[float(i in split.train[n]) for i in range(split.n_items)] for n in range(split.n_users)]
 
 def made_log(seed=0, users=30, items=40, ties=3):
