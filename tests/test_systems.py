@@ -221,6 +221,31 @@ def test_a_fusion_of_three_is_fused_from_the_left(small, small_split, tmp_path):
     assert len(small["sasrec-ce"].made) == 2
 
 
+def test_parts_that_fusions_share_are_trained_once_and_go_on_after_a_kill(small, tmp_path, monkeypatch):
+    first = Counted(GRU4Rec)
+    monkeypatch.setitem(SYSTEMS, "gru4rec", System(first, SYSTEMS["sasrec-ce"].settings, []))
+    monkeypatch.setitem(FUSED, "two", ("gru4rec", "ease", "sasrec-ce")); monkeypatch.setitem(FUSED, "one", ("gru4rec", "ease"))
+    calls, count = [], lambda *arguments, real=peers.per_user: calls.append(0) or real(*arguments)
+    def killing(*arguments):
+        if len(calls) == 6: raise KeyboardInterrupt
+        return count(*arguments)
+    monkeypatch.setattr(peers, "per_user", killing)
+    with pytest.raises(KeyboardInterrupt): run(tmp_path, "one", "two", seeds=[1]) # in the third epoch of the last part
+    assert list((tmp_path / "unfinished").glob("*--gru4rec--*/sasrec-ce/training.safetensors"))
+    monkeypatch.setattr(peers, "per_user", count)
+    records = run(tmp_path, "one", "two", "gru4rec", "sasrec-ce", "ease", seeds=[1]).set_index("system")
+    assert len(calls) == 4 + 4 + 4 and len(first.made) == 2 and len(small["ease"].made) == 3 # killed and resumed; EASE for its own record too
+    assert records.loc["two", "seconds"] > records.loc[["one", "sasrec-ce"], "seconds"].max()
+    assert records.loc["two", "parameters"] == records.loc[["gru4rec", "ease", "sasrec-ce"], "parameters"].sum()
+    assert not list((tmp_path / "unfinished").glob("*"))
+
+
+def test_controls_have_the_same_priors_in_any_order():
+    own = ("contrec", "contrec+ease", "contrec+recency", "contrec+recency+sasrec")
+    found = {name: systems._controls(name, own) for name in own}
+    assert found == {"contrec": [], "contrec+ease": ["sasrec+ease"], "contrec+recency": ["sasrec+recency", "gru4rec+recency", "recency"], "contrec+recency+sasrec": ["sasrec+recency", "gru4rec+recency+sasrec"]}
+
+
 def test_shuffled_ties_stand_beside(small, tmp_path):
     run(tmp_path, "ease", "popularity")
     records = run(tmp_path, "ease", "popularity", shuffle_ties=True)
