@@ -11,7 +11,7 @@ __all__ = ['BUDGET', 'SYSTEMS', 'FUSED', 'TIES', 'OURS', 'System', 'product', 'm
 import contextlib, difflib, itertools, shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial, reduce
+from functools import cache, lru_cache, partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -268,7 +268,7 @@ def run_job(
     if not missing: return None
     split = split_of(job.dataset, job.ties)
     work = _work(job.folder, split, job.base, job.config(job.base), job.seed)
-    @lru_cache(maxsize=None)
+    @cache
     def fitted(part): # once, however many of the records need it
         own = settings_of(job.dataset, part, job.folder)
         return _fit(make(part, own, job.seed, job.device), split, work if part == job.base else work/part)

@@ -60,11 +60,12 @@ class Outside(Recommender):
 def run(dataset_name: str, model_name: str, seed: int) -> dict:
     "Train RecBole's model on the kit's split; its own metrics, and the kit's for the same scores."
     split, (ours, translate) = split_of(dataset_name), MODELS[model_name]
+    settings = translate(settings_of(dataset_name, ours, ROOT/"compare"))
     with tempfile.TemporaryDirectory() as temporary, contextlib.chdir(temporary): # RecBole logs where it stands
         write_atomic(split, Path(temporary)/"outside")
         config = Config(model=model_name, dataset="outside", config_dict={"data_path": temporary, "benchmark_filename": ["train", "valid", "test"], "checkpoint_dir": temporary, "load_col": {"inter": ["user_id", "item_id"]}, "use_gpu": False,
             "eval_args": {"mode": "full", "order": "RO", "group_by": "user", "split": {"LS": "valid_and_test"}}, "metrics": ["Hit", "NDCG"], "topk": [10], "valid_metric": "NDCG@10", "metric_decimal_place": 6,
-            "train_batch_size": 2048, "eval_batch_size": 1_000_000, "epochs": 500, "stopping_step": 10, "seed": seed, "reproducibility": True, "show_progress": False, "state": "ERROR", **translate(settings_of(dataset_name, ours, ROOT/"compare"))})
+            "train_batch_size": 2048, "eval_batch_size": 1_000_000, "epochs": 500, "stopping_step": 10, "seed": seed, "reproducibility": True, "show_progress": False, "state": "ERROR", **settings})
         init_seed(seed, True)
         dataset = create_dataset(config)
         train, valid, test = data_preparation(config, dataset)
@@ -75,7 +76,7 @@ def run(dataset_name: str, model_name: str, seed: int) -> dict:
         model.load_state_dict(saved["state_dict"]); model.load_other_parameter(saved["other_parameter"])
         theirs = trainer.evaluate(test, load_best_model=False, show_progress=False)
     again = {part: evaluate(Outside(model_name, model, dataset, split), split, part, (10,)).metrics for part in ("valid", "test")}
-    return {"dataset": dataset_name, "split_sha256": split.sha256, "model": model_name, "seed": seed, "settings": translate(settings_of(dataset_name, ours, ROOT/"compare")), "seconds": round(time.time() - began, 1), "commit": commit(),
+    return {"dataset": dataset_name, "split_sha256": split.sha256, "model": model_name, "seed": seed, "settings": settings, "seconds": round(time.time() - began, 1), "commit": commit(),
         "RecBole's metrics": {"valid NDCG@10": float(best), "HR@10": float(theirs["hit@10"]), "NDCG@10": float(theirs["ndcg@10"])}, "the kit's metrics": {"valid NDCG@10": again["valid"]["NDCG@10"], "HR@10": again["test"]["HR@10"], "NDCG@10": again["test"]["NDCG@10"]}}
 
 
