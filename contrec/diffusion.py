@@ -40,13 +40,11 @@ def softmax_over_items(
     target: torch.Tensor, # (b,) item numbers
     tau: float, # Temperature of the cosines
     scale: torch.Tensor | None = None, # (n_items,) factor on each item's cosine
-    bias: torch.Tensor | None = None, # (n_items,) added to it
 ) -> torch.Tensor: # Scalar
-    "Cross entropy of the target under `softmax((scale * cos(x0, items) + bias) / tau)`: `preferred` with all items as negatives."
+    "Cross entropy of the target under `softmax(scale * cos(x0, items) / tau)`: `preferred` with all items as negatives."
     items = F.normalize(items, dim=-1)
     if scale is not None: items = items * scale[:, None]
     logits = F.normalize(x0, dim=-1) / tau @ items.T # tau divides the small factor, not the (b, n_items) product
-    if bias is not None: logits = logits + bias / tau
     return F.cross_entropy(logits.float(), target)
 
 # %% ../nbs/12_diffusion.ipynb #4a6b236d
@@ -162,7 +160,7 @@ class Diffusion(nn.Module):
         items: torch.Tensor | None = None, # (n_items, d) all latents, for `negative` and `softmax`
         target: torch.Tensor | None = None, # (b,) item number of each x0, for the same
         generator: torch.Generator | None = None, # Source of randomness, the global one if `None`
-        scale: torch.Tensor | None = None, bias: torch.Tensor | None = None, # (n_items,) of each item's cosine, under `softmax`
+        scale: torch.Tensor | None = None, # (n_items,) factor on each item's cosine, under `softmax`
     ) -> DiffusionLoss:
         "Noise the targets, estimate, compare; raises `ValueError` for wrong shapes and values that are not finite."
         self._check_batch(x0, c, items, target)
@@ -176,7 +174,7 @@ class Diffusion(nn.Module):
 
         preference = spread = error.new_zeros(())
         if self.weights["preference"]:
-            if self.preference == "softmax": preference = softmax_over_items(to_x0(estimate, x_t, abar, self.kind), items, target, self.tau, scale, bias)
+            if self.preference == "softmax": preference = softmax_over_items(to_x0(estimate, x_t, abar, self.kind), items, target, self.tau, scale)
             elif self.preference == "negative": preference = self._preferred(error, sampled_negatives(items, target, self.negatives, generator), eps, t, c, withheld)
             elif len(x0) > 1: preference = self._preferred(error, centroid_negative(x0), eps, t, c, withheld)
         if self.weights["dispersive"]: spread = dispersive(self._some(hidden, generator), **self.spread)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EMBEDDINGS', 'PRECISIONS', 'TEXT_SCORES', 'READOUT', 'PRESETS', 'Config', 'preset', 'running_mean', 'Catalogue',
-           'ContRecLoss', 'log_counts', 'Network', 'Answers', 'ContRec']
+           'ContRecLoss', 'Network', 'Answers', 'ContRec']
 
 # %% ../nbs/15_model.ipynb #075b59a7
 import contextlib, copy, inspect, os, shutil
@@ -51,8 +51,8 @@ class Config:
     tokenizer_settings: dict = field(default_factory=lambda: {"width": 64, "tokens": 1}) # Arguments of its constructor, but for `d_in`
     tokenizer_epochs: int = 200 # Epochs of the tokenizer's own training
     fine_tune: bool = True # Whether tokenizer and item vectors learn along with the recommender
-    item_terms: bool = False # Whether the ranking has a scale and a bias of its own for every item, learnt with the rest
-    item_lr: float = 1.0 # Factor on the learning rate of what belongs to single items: their vectors and their terms
+    item_scale: bool = False # Whether every item has a factor of its own on its cosine in the ranking, learnt with the rest
+    item_lr: float = 1.0 # Factor on the learning rate of what belongs to single items: their vectors and their scale
     running_user: bool = True # Whether every condition also sees the tokens of the user so far
     running_decays: list[float] = field(default_factory=lambda: [1.0]) # One such user for each: what a choice counts one step later, above 0; 1 forgets nothing
     backbone: str = "tiny" # See `contrec.backbone`
@@ -97,9 +97,9 @@ class Config:
         if TEMPLATES[self.template].uses_user and not self.running_user: raise ConfigError(f"template '{self.template}' shows the user's own tokens, and running_user is off. Switch it on, or choose another template.")
         if not self.running_decays or len(set(self.running_decays)) < len(self.running_decays) or not all(0 < decay <= 1 for decay in self.running_decays): raise ConfigError(f"running_decays are {self.running_decays}. They must be different numbers above 0 and at most 1, at least one.")
         if not self.running_user and self.running_decays != [1.0]: raise ConfigError("running_decays say what running users remember, and running_user is off. Switch it on, or leave them out.")
-        if self.item_terms and self.diffusion.get("preference", "none") != "softmax": raise ConfigError(f"item_terms are learnt by the softmax over items, and the diffusion's preference is '{self.diffusion.get('preference', 'none')}'. Set it to softmax, or item_terms off.")
+        if self.item_scale and self.diffusion.get("preference", "none") != "softmax": raise ConfigError(f"item_scale is learnt by the softmax over items, and the diffusion's preference is '{self.diffusion.get('preference', 'none')}'. Set it to softmax, or item_scale off.")
         if not self.item_lr > 0: raise ConfigError(f"item_lr is {self.item_lr}. It must be above 0.")
-        if self.item_lr != 1 and not (self.fine_tune or self.item_terms): raise ConfigError("item_lr is for item vectors and item_terms, and neither learns. Switch one of them on, or leave item_lr out.")
+        if self.item_lr != 1 and not (self.fine_tune or self.item_scale): raise ConfigError("item_lr is for item vectors and item_scale, and neither learns. Switch one of them on, or leave item_lr out.")
         if self.accumulate > self.batch_size: raise ConfigError(f"a step of {self.batch_size} histories cannot be worked through in {self.accumulate} parts. Lower accumulate, or raise batch_size.")
         if self.ema is not None and not 0 < self.ema < 1: raise ConfigError(f"ema is {self.ema}. It must lie between 0 and 1, such as 0.999, or be None.")
         if self.samples > 1 and self.temperature == 0: raise ConfigError(f"{self.samples} samples at temperature 0 are all the same vector. Set temperature to 1, or samples to 1.")
@@ -153,7 +153,6 @@ class Catalogue(NamedTuple):
     tokens: torch.Tensor # (n_items, K, d)
     latents: torch.Tensor # (n_items, d), norm sqrt(d)
     scale: torch.Tensor | None = None # (n_items,) factor on an item's cosine in the ranking
-    bias: torch.Tensor | None = None # (n_items,) added to it
 
 class ContRecLoss(NamedTuple):
     "Scalars; `total` is minimised, every field is logged."
@@ -162,13 +161,6 @@ class ContRecLoss(NamedTuple):
     denoising: torch.Tensor
     preference: torch.Tensor
     dispersive: torch.Tensor
-
-def log_counts(
-    split: Split, # Only `split.train` is read
-) -> torch.Tensor: # (n_items,) float32, mean 0
-    "Logarithm of one more than the number of each item's choices, centred."
-    counts = torch.from_numpy(split.counts).float().log1p()
-    return counts - counts.mean()
 
 class Network(nn.Module):
     "Tokenizer, backbone and diffusion as one module."
@@ -181,11 +173,11 @@ class Network(nn.Module):
         diffusion: Diffusion, # Generates the preference
         lm_weight: float, # Weight of the language-model loss
         decays: Sequence[float] = (1.0,), # Of the running users, see `Config.running_decays`
-        terms: bool = False, # See `Config.item_terms`
+        scaled: bool = False, # See `Config.item_scale`
     ):
         super().__init__()
         self.inputs = nn.Parameter(inputs.clone())
-        self.log_scale, self.prior = (nn.Parameter(torch.zeros(len(inputs))) if terms else None for _ in range(2))
+        self.log_scale = nn.Parameter(torch.zeros(len(inputs))) if scaled else None
         self.tokenizer, self.user_tokenizer, self.backbone, self.diffusion = tokenizer, user_tokenizer, backbone, diffusion
         self.prompts, self.lm_weight, self.decays = prompts, lm_weight, tuple(decays)
         self.register_buffer("foretold", None) # (n_known, d_in) the known items' vectors as their texts alone would have them, where new items have joined
@@ -199,11 +191,11 @@ class Network(nn.Module):
     def catalogue(self) -> Catalogue:
         "Tokens and latents of all items; the tokens are noisy while training."
         mu = self._means(self.inputs)
-        return Catalogue(add_noise(mu, getattr(self.tokenizer, "sigma", 0)) if self.training else mu, latents(mu), *self.terms())
+        return Catalogue(add_noise(mu, getattr(self.tokenizer, "sigma", 0)) if self.training else mu, latents(mu), self.scale())
 
-    def terms(self) -> tuple[torch.Tensor | None, torch.Tensor | None]: # (n_items,) each, or None twice
-        "Scale and bias of every item's cosine; the prior is a logarithm of probability, so it counts in units of tau."
-        return (None, None) if self.prior is None else (self.log_scale.exp(), self.diffusion.tau * self.prior)
+    def scale(self) -> torch.Tensor | None: # (n_items,)
+        "Factor on every item's cosine, above 0; `None` where items have none."
+        return None if self.log_scale is None else self.log_scale.exp()
 
     def _means(self, inputs): return self.tokenizer.tokenize(self.tokenizer.standard(inputs))
 
@@ -246,7 +238,7 @@ class Network(nn.Module):
         if self.prompts.template.condition == "answer": condition, _ = self.condition(self._prompt(read, catalogue), self._items(read, batch), catalogue)
         real = batch.next_items >= 0
         target = batch.next_items[real]
-        loss = self.diffusion.loss(F.embedding(target, catalogue.latents), condition[real], catalogue.latents, target, scale=catalogue.scale, bias=catalogue.bias)
+        loss = self.diffusion.loss(F.embedding(target, catalogue.latents), condition[real], catalogue.latents, target, scale=catalogue.scale)
         lm = condition.new_zeros(()) if lm is None else lm
         return ContRecLoss(loss.total + self.lm_weight * lm, lm, loss.denoising, loss.preference, loss.dispersive)
 
@@ -333,9 +325,7 @@ class ContRec(Recommender):
             lambda path: load_tensors(path.with_suffix(".safetensors")).tensors["items"]) for part in c.parts], 1)
         with seeded(c.seed): self._build(vectors.shape[1])
         network = self.network
-        with torch.no_grad():
-            network.inputs.copy_(vectors)
-            if c.item_terms: network.prior.copy_(log_counts(split))
+        with torch.no_grad(): network.inputs.copy_(vectors)
         save, load = lambda part, path: save_tensors(path.with_suffix(".safetensors"), part.state_dict()), \
             lambda part: lambda path: (part.load_state_dict(load_tensors(path.with_suffix(".safetensors")).tensors), part)[1]
         stages.do("tokenizer", lambda checkpoint, note: self._tokenize(network.tokenizer, vectors, "tokenizer", checkpoint, note), save, load(network.tokenizer))
@@ -374,7 +364,7 @@ class ContRec(Recommender):
         backbone = Backbone(c.backbone, tokenizer.width, text or word_tokenizer(template, self.split.items), **c.backbone_settings)
         prompts = Prompts(template, backbone.text, self.split.items, tokenizer.tokens, c.max_items, user_tokens=tokenizer.tokens)
         diffusion = Diffusion(tokenizer.width, backbone.hidden, **c.diffusion)
-        self.network = Network(torch.zeros(len(self.split.items), d_in), tokenizer, users, backbone, prompts, diffusion, c.lm_weight, c.running_decays, c.item_terms).to(self.device)
+        self.network = Network(torch.zeros(len(self.split.items), d_in), tokenizer, users, backbone, prompts, diffusion, c.lm_weight, c.running_decays, c.item_scale).to(self.device)
         backbone.precision = self._precision()
 
     def _precision(self, accelerator=None):
@@ -393,7 +383,7 @@ class ContRec(Recommender):
         with torch.no_grad(): network.backbone.standardise(network.prompts.batch(histories.take(np.arange(min(128, len(histories))))).to(self.device), network.eval().catalogue().tokens)
         if c.checkpointing: network.backbone.checkpoint_gradients()
         train(network, lambda rows: network.loss(histories.take(rows.numpy())), len(histories), epochs=c.epochs, batch_size=c.batch_size, accumulate=c.accumulate,
-            lr=c.lr, faster={name: c.item_lr for name in ("inputs", "log_scale", "prior") if getattr(network, name) is not None}, warmup=0.05, shape="cosine", weight_decay=c.weight_decay, clip=5.0, ema=c.ema, seed=c.seed, evaluate=lambda: self._validate(accelerator), every=c.validate_every, patience=c.patience,
+            lr=c.lr, faster={name: c.item_lr for name in ("inputs", "log_scale") if getattr(network, name) is not None}, warmup=0.05, shape="cosine", weight_decay=c.weight_decay, clip=5.0, ema=c.ema, seed=c.seed, evaluate=lambda: self._validate(accelerator), every=c.validate_every, patience=c.patience,
             checkpoint=checkpoint, log=note, name="recommender", accelerator=accelerator)
         if c.checkpointing: network.backbone.checkpoint_gradients(False)
         return network
@@ -417,7 +407,7 @@ class ContRec(Recommender):
         self.network.eval()
         if self._ready is None:
             catalogue = self.network.catalogue()
-            self._ready = catalogue, ItemIndex(catalogue.latents, c.index, temperature=c.similarity_temperature, scale=catalogue.scale, bias=catalogue.bias)
+            self._ready = catalogue, ItemIndex(catalogue.latents, c.index, temperature=c.similarity_temperature, scale=catalogue.scale)
         catalogue, index = self._ready
         return catalogue, index, self.sample(self.network.state(histories, catalogue))
 
@@ -434,8 +424,9 @@ class ContRec(Recommender):
         latent = index.scores(preference)
         if self.network.foretold is not None:
             known = len(self.network.foretold)
-            scale, bias = (None if own is None else own[-1:].expand(known) for own in self.network.terms()) # new items' terms, which are all alike
-            cautious = ItemIndex(latents(self.network._means(self.network.foretold)), temperature=self.config.similarity_temperature, scale=scale, bias=bias)
+            scale = self.network.scale()
+            if scale is not None: scale = scale[-1:].expand(known) # new items' scales, which are all alike
+            cautious = ItemIndex(latents(self.network._means(self.network.foretold)), temperature=self.config.similarity_temperature, scale=scale)
             latent = calibrate(latent, cautious.scores(preference))
         if self.config.text_score != "none" and self.config.text_weight: latent = fuse(latent, self.text_scores(histories, preference), self.config.text_weight)
         return np.asarray(latent.cpu(), np.float32)
@@ -550,10 +541,9 @@ class ContRec(Recommender):
         other.split = replace(split, items=frame, item_ids=frame["item"].to_numpy(object))
         p = old.prompts
         prompts = Prompts(p.template, p.text, frame, p.tokens, p.max_items, p.user_tokens, p.title_length)
-        other.network = Network(torch.cat([old.inputs.detach().cpu(), torch.from_numpy(new).float()]), old.tokenizer, old.user_tokenizer, old.backbone, prompts, old.diffusion, old.lm_weight, old.decays, old.prior is not None)
-        if old.prior is not None: # an item that nobody has chosen yet is ranked like the average one
-            with torch.no_grad():
-                for mine, theirs in ((other.network.log_scale, old.log_scale), (other.network.prior, old.prior)): mine.copy_(torch.cat([theirs, theirs.mean().expand(len(new))]))
+        other.network = Network(torch.cat([old.inputs.detach().cpu(), torch.from_numpy(new).float()]), old.tokenizer, old.user_tokenizer, old.backbone, prompts, old.diffusion, old.lm_weight, old.decays, old.log_scale is not None)
+        if old.log_scale is not None: # an item that nobody has chosen yet is ranked like the average one
+            with torch.no_grad(): other.network.log_scale.copy_(torch.cat([old.log_scale, old.log_scale.mean().expand(len(new))]))
         other.network.user_adapter = old.user_adapter
         other.network.foretold = torch.from_numpy(cautious).float()
         other.network.to(self.device).eval()

@@ -37,7 +37,6 @@ class ItemIndex:
         temperature: float = 0.1, # The tau of log-mean-exp, above 0
         effort: int | None = None, # How many candidates `hnsw` keeps in mind (64), or how many lists `ivf` reads (a quarter of them)
         scale: torch.Tensor | None = None, # (n_items,) factor on each item's similarity; 1 if `None`
-        bias: torch.Tensor | None = None, # (n_items,) added to each item's similarity; 0 if `None`
     ):
         if kind not in self.kinds: raise ConfigError(f"unknown kind of index '{kind}'. Choose one of {', '.join(self.kinds)}.")
         if metric not in self.metrics: raise ConfigError(f"unknown metric '{metric}'. Choose cosine or inner.")
@@ -48,11 +47,8 @@ class ItemIndex:
         bad = (~latents.isfinite()).any(1).nonzero()
         if len(bad): raise DataError(f"the latent of item {bad[0].item()} is not finite ({len(bad)} such items). Train the tokenizer again, or look at its log.")
         self.kind, self.metric, self.temperature = kind, metric, temperature
-        for name, own in (("scale", scale), ("bias", bias)):
-            if own is not None and (own.shape != latents.shape[:1] or not own.isfinite().all()): raise ConfigError(f"{name} must be one finite number per item ({len(latents)}), not {tuple(own.shape)}.")
+        if scale is not None and (scale.shape != latents.shape[:1] or not scale.isfinite().all()): raise ConfigError(f"scale must be one finite number per item ({len(latents)}); its shape is {tuple(scale.shape)}.")
         self.items = self._scale(latents) if scale is None else self._scale(latents) * scale.detach().to(latents)[:, None]
-        self.width, self.biased = latents.shape[1], bias is not None
-        if self.biased: self.items = torch.cat([self.items, bias.detach().to(latents)[:, None]], 1) # One more coordinate, which is 1 in every query
         self._faiss = None if kind == "exact" else self._build()
         self.effort = effort or {"hnsw": lambda: 64, "ivf": lambda: -(-self._faiss.nlist // 4)}.get(kind, lambda: None)()
 
@@ -60,12 +56,11 @@ class ItemIndex:
 
     def _query(self, query):
         query = torch.as_tensor(query).detach().to(self.items)
-        if query.ndim != 3 or query.shape[1] == 0 or query.shape[2] != self.width:
-            raise ConfigError(f"a query must have the shape (users, samples, {self.width}), not {tuple(query.shape)}.")
+        if query.ndim != 3 or query.shape[1] == 0 or query.shape[2] != self.items.shape[1]:
+            raise ConfigError(f"a query must have the shape (users, samples, {self.items.shape[1]}), not {tuple(query.shape)}.")
         bad = (~query.isfinite()).flatten(1).any(1).nonzero()
         if len(bad): raise DataError(f"the query of row {bad[0].item()} is not finite ({len(bad)} such rows). Sampling has diverged: look at the training log.")
-        query = self._scale(query)
-        return torch.nn.functional.pad(query, (0, 1), value=1.0) if self.biased else query
+        return self._scale(query)
 
 # %% ../nbs/13_retrieval.ipynb #3b48c6f7
 BLOCK = 2**25 # Most numbers of an intermediate array: 128 MiB in float32

@@ -69,7 +69,7 @@ SYSTEMS = {
     "tiger": System(TIGER, {}, product(vectors=("linear", "text"), size=(64, 256), dropout=(0.1, 0.3))),
     "contrec": System(partial(_contrec, "contrec"), {"embedding": "linear+sasrec", "embedding_settings.width": 64, "diffusion.hidden": 128, "diffusion.p_terminal": 0.9, "windows": True, "lm_weight": 0.3, "lr": 2e-3, "ema": 0.995, "epochs": 20, "patience": 10}, # the preset's, spelled out: where it changes, so do the names of the runs
         product(running_decays=([1.0, 0.8], [1.0, 0.9, 0.6]), backbone_settings__dropout=(0.2, 0.4), embedding_settings__dropout=(0.2, 0.4)),
-        large={"epochs": 16, "patience": 4, "embedding_settings.epochs": 8, "embedding_settings.width": 128, "embedding_settings.layers": 2, "embedding_settings.dropout": 0.2, "backbone_settings.dropout": 0.2, "precision": "bf16"}),
+        large={"item_scale": True, "item_lr": 5.0, "batch_size": 64, "epochs": 12, "patience": 4, "embedding_settings.epochs": 20, "precision": "bf16"}),
     "contrec-paper": System(partial(_contrec, "contrec-paper"), {"validate_every": 5}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__dispersive_weight=(0.05, 0.5))),
     "deftrec": System(partial(_contrec, "deftrec"), {"validate_every": 5}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__preference_weight=(0.1, 0.5))),
 }

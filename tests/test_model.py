@@ -10,7 +10,7 @@ from contrec.backbone import Generated
 from contrec.baselines import check_recommender
 from contrec.core import ConfigError, DataError, seeded
 from contrec.data import Ragged, from_frame, leave_one_out
-from contrec.model import PRESETS, Config, ContRec, Network, log_counts, preset, running_mean
+from contrec.model import PRESETS, Config, ContRec, Network, preset, running_mean
 from contrec.prompt import TEMPLATES, word_tokenizer
 from contrec.tokenizer import Tokenizer
 
@@ -360,17 +360,14 @@ def test_trap_10_gradients_reach_backbone_tokenizer_and_vectors(small_split):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters), part
 
 
-def test_items_with_terms_of_their_own(small_split, tmp_path):
-    found = ContRec(short(item_terms=True, item_lr=5.0)).fit(small_split)
+def test_items_with_a_scale_of_their_own(small_split, tmp_path):
+    found = ContRec(short(item_scale=True, item_lr=5.0)).fit(small_split)
     network, histories = found.network, small_split.histories("test")
-    start = log_counts(small_split)
-    counts = np.bincount(small_split.train.values, minlength=small_split.n_items)
-    np.testing.assert_allclose(start, np.log(counts + 1) - np.log(counts + 1).mean(), atol=1e-6)
-    assert (network.prior - start).abs().mean() > 1e-3 and network.log_scale.abs().mean() > 1e-3, "the terms do not learn"
+    assert network.log_scale.abs().mean() > 1e-3, "the scale does not learn"
     check_recommender(found, small_split)
     catalogue, _, preference = found.generate(histories)
     cosine = torch.nn.functional.cosine_similarity(preference, catalogue.latents[None], dim=-1)
-    by_hand = network.log_scale.exp() * cosine / 0.1 + network.prior
+    by_hand = network.log_scale.exp() * cosine / 0.1
     np.testing.assert_allclose(found.score(histories), by_hand.detach(), rtol=1e-4, atol=1e-4)
     flat = found.with_readout(index="flat").rank(histories, 5)
     np.testing.assert_array_equal(flat.ids, found.rank(histories, 5).ids)
@@ -379,17 +376,17 @@ def test_items_with_terms_of_their_own(small_split, tmp_path):
     new = pd.DataFrame({"item": ["new"], "title": ["New"], "categories": [("odd",)], "text": [""]})
     larger = found.with_readout(text_encoder=None).with_items(new)
     np.testing.assert_allclose(larger.score(histories)[:, :-1], found.score(histories), rtol=1e-4, atol=1e-4)
-    assert torch.isclose(larger.network.prior[-1], network.prior.mean()) and np.isfinite(larger.score(histories)).all()
+    assert torch.isclose(larger.network.log_scale[-1], network.log_scale.mean()) and np.isfinite(larger.score(histories)).all()
 
 
-def test_items_have_no_terms_unless_asked(model):
-    assert not {"prior", "log_scale"} & set(model.network.state_dict()) and model.network.catalogue().scale is None
+def test_items_have_no_scale_unless_asked(model):
+    assert "log_scale" not in model.network.state_dict() and model.network.catalogue().scale is None
 
 
 def test_what_belongs_to_items_learns_at_its_own_rate(small_split):
-    slow, fast = (ContRec(short(epochs=1, item_terms=True, item_lr=factor, ema=None)).fit(small_split).network for factor in (1.0, 5.0))
+    slow, fast = (ContRec(short(epochs=1, item_scale=True, item_lr=factor, ema=None)).fit(small_split).network for factor in (1.0, 5.0))
     assert fast.log_scale.abs().mean() > 3 * slow.log_scale.abs().mean()
-    assert (fast.prior - slow.prior).abs().mean() > 0 and not torch.equal(fast.inputs, slow.inputs)
+    assert not torch.equal(fast.inputs, slow.inputs)
 
 
 def test_windows_of_long_histories_all_train(small_split):
@@ -502,7 +499,7 @@ def test_sampling_is_deterministic_and_a_set_is_not_a_mean(small_split):
     ({"samples": 4}, "temperature"), ({"speed": 3}, "speed"), ({"epochs": 0}, "epochs"), ({"batch_size": 0}, "batch_size"),
     ({"accumulate": 0}, "accumulate"), ({"accumulate": 33}, "33 parts"), ({"ema": 1.0}, "ema is 1.0"), ({"precision": "fp8"}, "fp8"), ({"text_score": "vibes"}, "vibes"), ({"text_weight": -1.0}, "text_weight"),
     ({"index": "annoy"}, "annoy"), ({"index": "hnsw", "text_score": "likelihood"}, "hnsw"), ({"template": "profile", "running_user": False}, "profile"),
-    ({"item_terms": True, "diffusion": {"preference": "centroid"}}, "preference is 'centroid'"), ({"item_lr": 0.0}, "item_lr is 0.0"), ({"item_lr": 2.0, "fine_tune": False}, "neither learns"),
+    ({"item_scale": True, "diffusion": {"preference": "centroid"}}, "preference is 'centroid'"), ({"item_lr": 0.0}, "item_lr is 0.0"), ({"item_lr": 2.0, "fine_tune": False}, "neither learns"),
     ({"running_decays": []}, "at least one"), ({"running_decays": [1.0, 0.0]}, "above 0"), ({"running_decays": [0.5, 0.5]}, "different"), ({"running_decays": [0.5], "running_user": False}, "running_user is off")])
 def test_settings_that_make_no_sense(changes, word):
     with pytest.raises(ConfigError, match=word):

@@ -12,7 +12,7 @@ from contrec.retrieval import ItemIndex, calibrate, choose_weight, fuse, log_mea
 
 def draw(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
-def oracle(items, query, k, exclude, cosine=True, temperature=0.1, scale=None, bias=None):
+def oracle(items, query, k, exclude, cosine=True, temperature=0.1, scale=None):
     "One user, one item, one sample at a time, in float64."
     items, query = items.double().numpy(), query.double().numpy()
     lists = []
@@ -21,7 +21,7 @@ def oracle(items, query, k, exclude, cosine=True, temperature=0.1, scale=None, b
         for i, x in enumerate(items):
             if i in seen: continue
             similarities = [q @ x / (np.linalg.norm(q) * np.linalg.norm(x) if cosine else 1) for q in samples]
-            similarities = [((1 if scale is None else scale[i].item()) * s + (0 if bias is None else bias[i].item())) / temperature for s in similarities]
+            similarities = [(1 if scale is None else scale[i].item()) * s / temperature for s in similarities]
             scored.append((-(np.logaddexp.reduce(similarities) - np.log(len(samples))), i))
         lists.append([i for _, i in sorted(scored)[:k]])
     return lists
@@ -39,13 +39,11 @@ def test_lists_equal_those_of_a_slow_oracle(kind, metric):
 
 @pytest.mark.parametrize("kind", ItemIndex.kinds)
 @pytest.mark.parametrize("metric", ItemIndex.metrics)
-@pytest.mark.parametrize("own", [("scale",), ("bias",), ("scale", "bias")])
-def test_items_with_terms_of_their_own(kind, metric, own):
-    items, query = draw(50, 8), draw(5, 3, 8, seed=1)
-    terms = {name: value for name, value in {"scale": draw(50, seed=2).exp(), "bias": draw(50, seed=3)}.items() if name in own}
+def test_items_with_a_scale_of_their_own(kind, metric):
+    items, query, scale = draw(50, 8), draw(5, 3, 8, seed=1), draw(50, seed=2).exp()
     seen = Ragged.from_lists(HISTORY)
-    index = ItemIndex(items, kind, metric, effort=50 if kind in ("hnsw", "ivf") else None, **terms)
-    expected = oracle(items, query, 5, HISTORY, metric == "cosine", **terms)
+    index = ItemIndex(items, kind, metric, effort=50 if kind in ("hnsw", "ivf") else None, scale=scale)
+    expected = oracle(items, query, 5, HISTORY, metric == "cosine", scale=scale)
     for row, wanted in zip(index.search(query, 5, seen).ids, expected): assert row[:len(wanted)].tolist() == wanted
     assert expected != oracle(items, query, 5, HISTORY, metric == "cosine")
     np.testing.assert_array_equal(index.scores(query)[0].argsort(descending=True)[:5], expected[0])
@@ -56,9 +54,9 @@ def test_flat_is_always_exact(n, b, s, k, seed, metric, temperature):
     rng = np.random.default_rng(seed)
     items, query = draw(n, 6, seed=seed), draw(b, s, 6, seed=seed + 1)
     seen = Ragged.from_lists([rng.integers(0, n, rng.integers(0, n + 1)).tolist() for _ in range(b)])
-    terms = dict(zip(("scale", "bias"), (draw(n, seed=seed + 2).exp(), draw(n, seed=seed + 3)))) if seed % 2 else {}
-    longer = ItemIndex(items, "exact", metric, temperature, **terms).search(query, k + 1, seen)
-    flat = ItemIndex(items, "flat", metric, temperature, **terms).search(query, k, seen)
+    scale = draw(n, seed=seed + 2).exp() if seed % 2 else None
+    longer = ItemIndex(items, "exact", metric, temperature, scale=scale).search(query, k + 1, seen)
+    flat = ItemIndex(items, "flat", metric, temperature, scale=scale).search(query, k, seen)
     np.testing.assert_allclose(flat.scores, longer.scores[:, :k], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(flat.ids == -1, longer.ids[:, :k] == -1)
     gaps = -np.diff(np.where(longer.ids < 0, -1e9, longer.scores), axis=1, prepend=1e9)
@@ -177,7 +175,7 @@ def test_weight_is_chosen_by_validation_and_ties_go_to_the_smallest():
 @pytest.mark.parametrize("options,message", [
     (dict(kind="annoy"), "unknown kind of index 'annoy'"), (dict(metric="l2"), "unknown metric 'l2'"),
     (dict(temperature=0), "above 0"), (dict(temperature=float("nan")), "above 0"), (dict(effort=5), "effort=5"),
-    (dict(scale=torch.ones(4)), r"scale must be one finite number per item \(5\)"), (dict(bias=torch.tensor([0.0, 1.0, torch.nan, 0.0, 0.0])), "bias must be one finite")])
+    (dict(scale=torch.ones(4)), r"scale must be one finite number per item \(5\)"), (dict(scale=torch.tensor([0.0, 1.0, torch.nan, 0.0, 0.0])), "scale must be one finite")])
 def test_bad_options(options, message):
     with pytest.raises(ConfigError, match=message): ItemIndex(draw(5, 2), **options)
 
