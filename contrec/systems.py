@@ -41,7 +41,7 @@ class System(NamedTuple):
     search: list[dict[str, Any]] # What is tried: changes of the settings
     seeded: bool = True # Whether anything in it is random
     network: bool = True # Whether torch trains it, on a device that can be chosen
-    large: dict[str, Any] = {} # Further changes on a large set, where an epoch has many times the steps
+    large: tuple[dict[str, Any], ...] = ({},) # Further changes on a large set, where an epoch has many times the steps: the first for the winner of the first small set, and so on in turn
 
 def product(**values: Sequence) -> list[dict]:
     "All combinations: `product(a=(1, 2), b=(3,))` is `[{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]`; `__` in a name stands for a dot."
@@ -69,7 +69,7 @@ SYSTEMS = {
     "tiger": System(TIGER, {}, product(vectors=("linear", "text"), size=(64, 256), dropout=(0.1, 0.3))),
     "contrec": System(partial(_contrec, "contrec"), {"embedding": "linear+sasrec", "embedding_settings.width": 64, "diffusion.hidden": 128, "diffusion.p_terminal": 0.9, "windows": True, "lm_weight": 0.3, "lr": 2e-3, "ema": 0.995, "epochs": 20, "patience": 10}, # the preset's, spelled out: where it changes, so do the names of the runs
         product(running_decays=([1.0, 0.8], [1.0, 0.9, 0.6]), backbone_settings__dropout=(0.2, 0.4), embedding_settings__dropout=(0.2, 0.4)),
-        large={"item_scale": True, "item_lr": 5.0, "batch_size": 64, "epochs": 12, "patience": 4, "embedding_settings.epochs": 20, "precision": "bf16"}),
+        large=tuple({"batch_size": size, "item_scale": True, "item_lr": 5.0, "epochs": 12, "patience": 4, "embedding_settings.epochs": 20, "precision": "bf16"} for size in (128, 64))),
     "contrec-paper": System(partial(_contrec, "contrec-paper"), {"validate_every": 5}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__dispersive_weight=(0.05, 0.5))),
     "deftrec": System(partial(_contrec, "deftrec"), {"validate_every": 5}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__preference_weight=(0.1, 0.5))),
 }
@@ -186,7 +186,7 @@ def search_of(
     if not like or not SYSTEMS[system].search: return SYSTEMS[system].search
     for d in like:
         if not _tuned_path(folder, d, system).exists(): raise ConfigError(f"{system} was not tuned on {d} yet, so there is no winner to try. Tune it there first, with the same folder.")
-    winners = [read_json(_tuned_path(folder, d, system))["chosen"] | SYSTEMS[system].large for d in like]
+    winners = [read_json(_tuned_path(folder, d, system))["chosen"] | changes for d, changes in zip(like, itertools.cycle(SYSTEMS[system].large))]
     return list({config_hash(w): w for w in winners}.values())
 
 def tune(

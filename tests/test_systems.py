@@ -13,7 +13,7 @@ from contrec.baselines import EASE, Popularity
 from contrec.core import CheckpointError, ConfigError, DataError, TrainingError
 from contrec.evaluation import evaluate, read_records
 from contrec.peers import Fused, GRU4Rec
-from contrec.systems import BUDGET, FUSED, SYSTEMS, Job, System, beyond, jobs_of, make, overview, product, run_comparison, searches, settings_of, split_of, tune, verdict
+from contrec.systems import BUDGET, FUSED, SYSTEMS, Job, System, beyond, jobs_of, make, overview, product, run_comparison, search_of, searches, settings_of, split_of, tune, verdict
 
 
 class Counted:
@@ -147,6 +147,10 @@ def test_a_large_set_tries_what_won_on_the_small_ones(small, tmp_path):
     (tmp_path / "tuned/large--ease.json").unlink()
     alone = tune("large", "ease", tmp_path, like=["second"])                # one winner needs no trial
     assert alone["trials"] == [] and alone["chosen"] == {"regularisation": 1000} and len(small["ease"].made) == 3
+    with pytest.MonkeyPatch.context() as patch:                             # what a large set needs beside, one after the other
+        patch.setitem(SYSTEMS, "ease", SYSTEMS["ease"]._replace(large=({"decay": 0.9}, {"decay": 0.8})))
+        assert search_of("ease", tmp_path, ["small", "second"]) == [{"regularisation": 1, "decay": 0.9}, {"regularisation": 1000, "decay": 0.8}]
+        assert search_of("ease", tmp_path, ["second"]) == [{"regularisation": 1000, "decay": 0.9}]
     with pytest.raises(ConfigError, match="sasrec-ce was not tuned on second"): run_comparison(["large"], ["sasrec-ce"], folder=tmp_path, tuned=True, like=["second"])
     with pytest.raises(ConfigError, match="needs tuned"): run_comparison(["large"], ["ease"], folder=tmp_path, like=["second"])
 
