@@ -320,10 +320,20 @@ def run_comparison(
     table = read_records(folder)
     return table[table["dataset"].isin(names) & table["system"].isin(systems)].reset_index(drop=True)
 
+def _is_current(folder, dataset, system):
+    "Whether a kept search tried what it would try today."
+    found = read_json(_tuned_path(folder, dataset, system))
+    like = found.get("like", []) if isinstance(found, dict) else []
+    if "chosen" not in found or not all(_tuned_path(folder, d, system).exists() for d in like): return True # nothing to hold it against; `settings_of` says what is wrong with a file
+    return ([t["settings"] for t in found["trials"]] or [found["chosen"]]) == search_of(system, folder, like)
+
 def _tune_all(datasets, systems, folder, workers, like, device, tell):
-    "Search for every data set and part that has no search yet; all trials of all of them side by side."
+    "Search for every data set and part that has no search yet, or one of other settings; all trials of all of them side by side."
     parts = list(dict.fromkeys(part for s in systems for part in FUSED.get(s, (s,))))
-    todo = [(d, p) for d in datasets for p in parts if SYSTEMS[p].search and not _tuned_path(folder, d, p).exists()]
+    kept = {(d, p): _is_current(folder, d, p) for d in datasets for p in parts if SYSTEMS[p].search and _tuned_path(folder, d, p).exists()}
+    for (d, p), current in kept.items():
+        if not current: tell(f"{p} on {d}: its search is of an earlier version, which tried other settings, and is done again")
+    todo = [(d, p) for d in datasets for p in parts if SYSTEMS[p].search and not kept.get((d, p))]
     tried = {p: _tried(search_of(p, folder, like)) for _, p in todo}
     trials = [(d, p, settings, str(folder), device) for d, p in todo for settings in tried[p]]
     if trials: tell(f"tuning: {len(trials)} trials for {', '.join(f'{p} on {d}' for d, p in todo)}")

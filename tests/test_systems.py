@@ -134,6 +134,18 @@ def test_the_winner_of_a_search_is_not_trained_twice(small, tmp_path, monkeypatc
     assert len(calls) > searched and fresh["seed"] == 1
 
 
+def test_a_search_of_other_settings_is_done_again(small, tmp_path, monkeypatch):
+    run_comparison(["small"], ["ease"], folder=tmp_path, tuned=True)
+    told, was = [], len(small["ease"].made)
+    run_comparison(["small"], ["ease"], folder=tmp_path, tuned=True, tell=told.append)
+    assert len(small["ease"].made) == was and not any("earlier version" in line for line in told)
+    monkeypatch.setitem(SYSTEMS, "ease", SYSTEMS["ease"]._replace(search=product(regularisation=(1, 100, 1000, 5000))))
+    run_comparison(["small"], ["ease"], folder=tmp_path, tuned=True, tell=told.append)
+    found = json.loads((tmp_path / "tuned/small--ease.json").read_text())
+    assert [t["settings"]["regularisation"] for t in found["trials"]] == [1, 100, 1000, 5000] and small["ease"].made[was]["regularisation"] == 5000 # the others' trials are kept
+    assert sum(line.startswith("ease on small: its search is of an earlier version") for line in told) == 1
+
+
 def test_a_large_set_tries_what_won_on_the_small_ones(small, tmp_path):
     for name, chosen in (("small", {"regularisation": 1}), ("second", {"regularisation": 1000})):
         tune(name, "ease", tmp_path)
