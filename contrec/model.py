@@ -183,10 +183,16 @@ class Network(nn.Module):
         self.register_buffer("foretold", None) # (n_known, d_in) the known items' vectors as their texts alone would have them, where new items have joined
         self.user_adapter = nn.Linear(tokenizer.width * len(self.decays), backbone.hidden) if user_tokenizer else None
         if self.user_adapter: nn.init.zeros_(self.user_adapter.weight); nn.init.zeros_(self.user_adapter.bias)
+
     def learn_tokens(self, on: bool) -> None:
         "Whether item vectors and tokenizers learn along with the rest."
         for part in (self.inputs, self.tokenizer, self.user_tokenizer):
             if part is not None: part.requires_grad_(on)
+
+    @property
+    def of_items(self) -> list[str]:
+        "Names of the parameters that belong to single items."
+        return [name for name in ("inputs", "log_scale") if getattr(self, name) is not None]
 
     def catalogue(self) -> Catalogue:
         "Tokens and latents of all items; the tokens are noisy while training."
@@ -383,7 +389,7 @@ class ContRec(Recommender):
         with torch.no_grad(): network.backbone.standardise(network.prompts.batch(histories.take(np.arange(min(128, len(histories))))).to(self.device), network.eval().catalogue().tokens)
         if c.checkpointing: network.backbone.checkpoint_gradients()
         train(network, lambda rows: network.loss(histories.take(rows.numpy())), len(histories), epochs=c.epochs, batch_size=c.batch_size, accumulate=c.accumulate,
-            lr=c.lr, faster={name: c.item_lr for name in ("inputs", "log_scale") if getattr(network, name) is not None}, warmup=0.05, shape="cosine", weight_decay=c.weight_decay, clip=5.0, ema=c.ema, seed=c.seed, evaluate=lambda: self._validate(accelerator), every=c.validate_every, patience=c.patience,
+            lr=c.lr, faster=dict.fromkeys(network.of_items, c.item_lr), warmup=0.05, shape="cosine", weight_decay=c.weight_decay, clip=5.0, ema=c.ema, seed=c.seed, evaluate=lambda: self._validate(accelerator), every=c.validate_every, patience=c.patience,
             checkpoint=checkpoint, log=note, name="recommender", accelerator=accelerator)
         if c.checkpointing: network.backbone.checkpoint_gradients(False)
         return network
