@@ -323,9 +323,10 @@ def run_comparison(
 def _is_current(folder, dataset, system):
     "Whether a kept search tried what it would try today."
     found = read_json(_tuned_path(folder, dataset, system))
-    like = found.get("like", []) if isinstance(found, dict) else []
-    if "chosen" not in found or not all(_tuned_path(folder, d, system).exists() for d in like): return True # nothing to hold it against; `settings_of` says what is wrong with a file
-    return ([t["settings"] for t in found["trials"]] or [found["chosen"]]) == search_of(system, folder, like)
+    if not isinstance(found, dict) or "chosen" not in found: return True # `settings_of` says what is wrong with it
+    like = found.get("like", [])
+    if not all(_tuned_path(folder, d, system).exists() for d in like): return True # nothing to hold it against
+    return ([t["settings"] for t in found.get("trials", [])] or [found["chosen"]]) == search_of(system, folder, like)
 
 def _tune_all(datasets, systems, folder, workers, like, device, tell):
     "Search for every data set and part that has no search yet, or one of other settings; all trials of all of them side by side."
