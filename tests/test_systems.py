@@ -330,3 +330,30 @@ def test_the_command_and_its_workers(tmp_path, capsys):
     assert "Did you mean 'item-knn'" in capsys.readouterr().err
     assert cli.main(["compare", "--datasets", "ml-10k", "--systems", "ease", "--out", str(tmp_path / "no")]) == 2
     assert "ml-100k" in capsys.readouterr().err and not (tmp_path / "no").exists()
+
+
+QUICK = {**dict.fromkeys(("bpr", "lightgcn", "gru4rec", "sasrec-ce", "sasrec-bce", "gsasrec", "bert4rec"), {"epochs": 1}),
+    "dreamrec": {"epochs": 1, "T": 10, "every": 1}, "tiger": {"epochs": 1, "quantizer_epochs": 2},
+    "contrec": {"epochs": 1, "tokenizer_epochs": 2, "embedding_settings.epochs": 1},
+    **dict.fromkeys(("contrec-paper", "deftrec"), {"epochs": 1, "tokenizer_epochs": 2, "embedding": "linear", "steps": 5})}
+
+
+def changed_by(fit, split):
+    "Which of the two held-out parts moves the scores of a system that has one epoch, so that validation has nothing to choose."
+    score = lambda part: fit(split if part is None else replace(split, **{part: (getattr(split, part) + 1) % split.n_items})).score(split.train.take(np.arange(20)), np.arange(20))
+    expected = score(None)
+    return [part for part in ("valid", "test") if not np.array_equal(score(part), expected)]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_no_system_sees_what_it_is_judged_by(name, small_split):
+    assert changed_by(lambda split: make(name, QUICK.get(name, {})).fit(split), small_split) == []
+
+
+def test_a_system_that_cheats_is_caught(small_split):
+    class Cheat(Popularity):
+        def fit(self, split): return super().fit(replace(split, train=split.histories("test")))
+    class Oracle(Popularity):
+        def fit(self, split): super().fit(split); self.best = split.test; return self
+        def score(self, histories, users=None): return super().score(histories, users) + np.eye(self.split.n_items, dtype=np.float32)[self.best[users]]
+    assert changed_by(lambda split: Cheat().fit(split), small_split) == ["valid"] and changed_by(lambda split: Oracle().fit(split), small_split) == ["test"]
