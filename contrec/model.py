@@ -152,7 +152,7 @@ class Catalogue(NamedTuple):
     "Every item, twice: as the backbone reads it, and as the diffusion aims at it."
     tokens: torch.Tensor # (n_items, K, d)
     latents: torch.Tensor # (n_items, d), norm sqrt(d)
-    scale: torch.Tensor | None = None # (n_items,) factor on an item's cosine in the ranking
+    scale: torch.Tensor | None = None # (n_items,) factor on an item's cosine in the ranking, above 0; `None` where items have none
 
 class ContRecLoss(NamedTuple):
     "Scalars; `total` is minimised, every field is logged."
@@ -197,11 +197,7 @@ class Network(nn.Module):
     def catalogue(self) -> Catalogue:
         "Tokens and latents of all items; the tokens are noisy while training."
         mu = self._means(self.inputs)
-        return Catalogue(add_noise(mu, getattr(self.tokenizer, "sigma", 0)) if self.training else mu, latents(mu), self.scale())
-
-    def scale(self) -> torch.Tensor | None: # (n_items,)
-        "Factor on every item's cosine, above 0; `None` where items have none."
-        return None if self.log_scale is None else self.log_scale.exp()
+        return Catalogue(add_noise(mu, getattr(self.tokenizer, "sigma", 0)) if self.training else mu, latents(mu), None if self.log_scale is None else self.log_scale.exp())
 
     def _means(self, inputs): return self.tokenizer.tokenize(self.tokenizer.standard(inputs))
 
@@ -426,12 +422,11 @@ class ContRec(Recommender):
 
     def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
         "Scores of all items: log-mean-exp over the generated preferences of cosine / temperature, with the text's score added where the settings say so."
-        _, index, preference = self.generate(histories)
+        catalogue, index, preference = self.generate(histories)
         latent = index.scores(preference)
         if self.network.foretold is not None:
             known = len(self.network.foretold)
-            scale = self.network.scale()
-            if scale is not None: scale = scale[-1:].expand(known) # new items' scales, which are all alike
+            scale = None if catalogue.scale is None else catalogue.scale[-1:].expand(known) # new items' scales, which are all alike
             cautious = ItemIndex(latents(self.network._means(self.network.foretold)), temperature=self.config.similarity_temperature, scale=scale)
             latent = calibrate(latent, cautious.scores(preference))
         if self.config.text_score != "none" and self.config.text_weight: latent = fuse(latent, self.text_scores(histories, preference), self.config.text_weight)
