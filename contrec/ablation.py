@@ -251,9 +251,9 @@ def recipe_run(
     split, ease, knn = load_split(config.pop("dataset")), EASE(**config.pop("ease")), ItemKNN(**config.pop("item-knn"))
     alone = _SharedVectors(preset(config.pop("preset"), **config, seed=seed)).fit(split)
     one = Fused(alone, ease).fit(split)
-    both = Fused(one, knn).fit(split)
+    both = Fused(alone, ease, knn, start=(1, 0.5, 0.5)).fit(split)
     systems = {"": both, " alone": alone, " with EASE": one, " priors": Fused(ease, knn).fit(split)}
-    found = {"weight of EASE": one.choice.weight, "weight of item-kNN": both.choice.weight, "train_seconds": sum(alone.seconds.values())}
+    found = {f"weight of {name}": w for name, w in zip(("EASE", "item-kNN"), both.chosen.weights[1:])} | {"train_seconds": sum(alone.seconds.values())}
     for part, before in (("test", ""), ("valid", "valid ")):
         lists = {name: evaluate(system, split, part) for name, system in systems.items()}
         found |= {f"{before}{k}{name}": e.metrics[k] for name, e in lists.items() for k in ("NDCG@10", "HR@10")}

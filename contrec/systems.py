@@ -11,7 +11,7 @@ __all__ = ['BUDGET', 'SYSTEMS', 'FUSED', 'TIES', 'OURS', 'System', 'product', 'm
 import contextlib, difflib, itertools, shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache, partial, reduce
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,15 +73,18 @@ SYSTEMS = {
     "contrec-paper": System(partial(_contrec, "contrec-paper"), {"validate_every": 5}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__dispersive_weight=(0.05, 0.5))),
     "deftrec": System(partial(_contrec, "deftrec"), {"validate_every": 5}, product(embedding=("lightgcn", "linear"), guidance=(0.0, 1.0), diffusion__preference_weight=(0.1, 0.5))),
 }
-FUSED = { # Parts, fused from the left; what stands below a system of ours is its control
-    "contrec+ease": ("contrec", "ease"), "sasrec+ease": ("sasrec-ce", "ease"),
-    "contrec+recency": ("contrec", "ease-recency", "item-knn-recency"), "sasrec+recency": ("sasrec-ce", "ease-recency", "item-knn-recency"),
-    "gru4rec+recency": ("gru4rec", "ease-recency", "item-knn-recency"),
-    "contrec+recency+sasrec": ("contrec", "ease-recency", "item-knn-recency", "sasrec-ce"), "gru4rec+recency+sasrec": ("gru4rec", "ease-recency", "item-knn-recency", "sasrec-ce"),
-    "recency": ("ease-recency", "item-knn-recency"),
+_RECENCY = {"ease-recency": 0.5, "item-knn-recency": 0.5} # Two of a kind share one vote
+FUSED = { # Parts, and the weight that each has unless validation is sure of another
+    "contrec+ease": {"contrec": 1, "ease": 1}, "sasrec+ease": {"sasrec-ce": 1, "ease": 1},
+    "contrec+recency": {"contrec": 1} | _RECENCY, "sasrec+recency": {"sasrec-ce": 1} | _RECENCY, "gru4rec+recency": {"gru4rec": 1} | _RECENCY,
+    "contrec+recency+sasrec": {"contrec": 1} | _RECENCY | {"sasrec-ce": 1}, "gru4rec+recency+sasrec": {"gru4rec": 1} | _RECENCY | {"sasrec-ce": 1},
+    "contrec+recency+sasrec+gru4rec": {"contrec": 1} | _RECENCY | {"sasrec-ce": 1, "gru4rec": 1},
+    "recency": _RECENCY,
 }
 
 # %% ../nbs/17_systems.ipynb #4d707cbf
+def _parts(system): return tuple(FUSED.get(system, (system,)))
+
 def _known(names, what, known):
     "Refuse an unknown name, or one that is there twice."
     for n, name in enumerate(names):
@@ -111,6 +114,7 @@ def count_numbers(
     for value in vars(recommender).values():
         if isinstance(value, nn.Module): total += sum(p.numel() for p in value.parameters())
         elif isinstance(value, Recommender): total += count_numbers(value)
+        elif isinstance(value, tuple): total += sum(count_numbers(part) for part in value if isinstance(part, Recommender))
         elif isinstance(value, np.ndarray) and value.dtype.kind == "f": total += value.size
         elif sparse.issparse(value): total += value.nnz
     return total
@@ -235,9 +239,8 @@ class Job(NamedTuple):
 
     def config(self, system: str) -> dict:
         "All settings behind a record."
-        parts = FUSED.get(system, (system,))
-        settings = {part: settings_of(self.dataset, part, self.folder) for part in parts}
-        return settings if system in FUSED else settings[system]
+        if system not in FUSED: return settings_of(self.dataset, system, self.folder)
+        return {part: settings_of(self.dataset, part, self.folder) for part in FUSED[system]} | {"weights": list(FUSED[system].values())}
 
     def missing(self) -> list[str]:
         "The systems that have no record with these settings on this split."
@@ -246,7 +249,8 @@ class Job(NamedTuple):
 
 def _weights(recommender):
     "The weight of every part of a fusion but the first."
-    return _weights(recommender.first) | {f"weight of {recommender.second.name}": recommender.choice.weight} if isinstance(recommender, Fused) else {}
+    if not isinstance(recommender, Fused): return {}
+    return {f"weight of {part.name}": float(w) for part, w in list(zip(recommender.parts, recommender.chosen.weights))[1:]}
 
 def _sum(costs):
     "What several trainings cost one after the other."
@@ -274,9 +278,9 @@ def run_job(
         return _fit(make(part, own, job.seed, job.device), split, work if part == job.base else work/part)
     try:
         for system in missing:
-            parts = [fitted(part) for part in FUSED.get(system, (system,))]
-            with measured() as fusing: recommender = reduce(lambda first, second: Fused(first, second).fit(split), (part for part, _ in parts))
-            _record(job, system, recommender, _sum([cost for _, cost in parts] + [fusing] * (len(parts) > 1)))
+            parts, costs = zip(*(fitted(part) for part in _parts(system)))
+            with measured() as fusing: recommender = Fused(*parts, start=tuple(FUSED[system].values())).fit(split) if system in FUSED else parts[0]
+            _record(job, system, recommender, _sum([*costs, fusing] if system in FUSED else costs))
     except TrainingError as error: return f"{split.name}, {job.base}, seed {job.seed}: {error}"
     shutil.rmtree(work, ignore_errors=True)
 
@@ -286,7 +290,7 @@ def jobs_of(
 ) -> list[Job]: # Data set by data set, seed by seed: a comparison that is stopped has whole seeds
     "What has to be trained: every base once, whatever is fused with it."
     wanted = {}
-    for system in systems: wanted.setdefault(FUSED.get(system, (system,))[0], []).append(system)
+    for system in systems: wanted.setdefault(_parts(system)[0], []).append(system)
     jobs = [Job(d, ties, base, tuple(some), s, str(folder), device) for d in datasets for base, some in wanted.items() for s in (seeds if SYSTEMS[base].seeded else [0])]
     return sorted(jobs, key=lambda job: (list(datasets).index(job.dataset), job.seed))
 
@@ -330,7 +334,7 @@ def _is_current(folder, dataset, system):
 
 def _tune_all(datasets, systems, folder, workers, like, device, tell):
     "Search for every data set and part that has no search yet, or one of other settings; all trials of all of them side by side."
-    parts = list(dict.fromkeys(part for s in systems for part in FUSED.get(s, (s,))))
+    parts = list(dict.fromkeys(part for s in systems for part in _parts(s)))
     kept = {(d, p): _is_current(folder, d, p) for d in datasets for p in parts if SYSTEMS[p].search and _tuned_path(folder, d, p).exists()}
     for (d, p), current in kept.items():
         if not current: tell(f"{p} on {d}: its search is of an earlier version, which tried other settings, and is done again")
@@ -342,14 +346,14 @@ def _tune_all(datasets, systems, folder, workers, like, device, tell):
     for d, p in todo: tune(d, p, folder, list(itertools.islice(found, len(tried[p]))), like)
 
 # %% ../nbs/17_systems.ipynb #14d73ed8
-OURS = ("contrec", "contrec+ease", "contrec+recency", "contrec+recency+sasrec", "contrec-paper", "deftrec") # All others are baselines, but for fusions without ContRec, which are controls
+OURS = ("contrec", "contrec+ease", "contrec+recency", "contrec+recency+sasrec", "contrec+recency+sasrec+gru4rec", "contrec-paper", "deftrec") # All others are baselines, but for fusions without ContRec, which are controls
 
 def _shuffled(records): return records["dataset"].str.endswith(TIES["random"])
 
 def _controls(system, ours):
     "Fusions with the same priors around another first part, or around none."
-    priors = set(FUSED.get(system, ())[1:])
-    return [s for s, parts in FUSED.items() if s not in ours and priors and priors in (set(parts), set(parts[1:]))]
+    priors = set(_parts(system)[1:])
+    return [s for s in FUSED if s not in ours and priors and priors in (set(_parts(s)), set(_parts(s)[1:]))]
 
 def overview(
     records: pd.DataFrame, # From `read_records` or `run_comparison`

@@ -221,26 +221,26 @@ def test_a_fusion_trains_its_part_once_and_both_get_records(small, tmp_path):
     records = run(tmp_path, "sasrec+ease", "sasrec-ce", "ease", seeds=[0, 1]).set_index(["system", "seed"])
     assert [m["seed"] for m in small["sasrec-ce"].made] == [0, 1]
     fused = records.loc[("sasrec+ease", 1)]
-    assert fused["config"] == {"sasrec-ce": settings_of("small", "sasrec-ce", tmp_path), "ease": settings_of("small", "ease", tmp_path)} and fused["weight of EASE"] >= 0
+    assert fused["config"] == {"sasrec-ce": settings_of("small", "sasrec-ce", tmp_path), "ease": settings_of("small", "ease", tmp_path), "weights": [1, 1]} and fused["weight of EASE"] >= 0
     assert fused["parameters"] == records.loc[("sasrec-ce", 1), "parameters"] + records.loc[("ease", 0), "parameters"]
     assert fused["seconds"] > records.loc[("sasrec-ce", 1), "seconds"] and fused["valid NDCG@10"] >= records.loc[("sasrec-ce", 1), "valid NDCG@10"]
     run(tmp_path, "sasrec+ease", seeds=[0, 1])
     assert len(small["sasrec-ce"].made) == 2
 
 
-def test_a_fusion_of_three_is_fused_from_the_left(small, small_split, tmp_path):
+def test_a_fusion_of_three_starts_with_its_weights(small, small_split, tmp_path):
     fused = run(tmp_path, "sasrec+recency").iloc[0]
-    two = Fused(make("sasrec-ce", SYSTEMS["sasrec-ce"].settings, 0), make("ease-recency", {})).fit(small_split)
-    three = Fused(two, make("item-knn-recency", {})).fit(small_split)
-    assert {k: v for k, v in fused.items() if k.startswith("weight of")} == {"weight of EASE, recency": two.choice.weight, "weight of item-kNN, recency": three.choice.weight}
-    assert list(fused["config"]) == ["sasrec-ce", "ease-recency", "item-knn-recency"] and (fused["ranks"] == evaluate(three, small_split).ranks).all()
+    three = Fused(make("sasrec-ce", SYSTEMS["sasrec-ce"].settings, 0), make("ease-recency", {}), make("item-knn-recency", {}), start=(1, 0.5, 0.5)).fit(small_split)
+    assert {k: v for k, v in fused.items() if k.startswith("weight of")} == dict(zip(["weight of EASE, recency", "weight of item-kNN, recency"], three.chosen.weights[1:]))
+    assert list(fused["config"]) == ["sasrec-ce", "ease-recency", "item-knn-recency", "weights"] and fused["config"]["weights"] == [1, 0.5, 0.5]
+    assert (fused["ranks"] == evaluate(three, small_split).ranks).all()
     assert len(small["sasrec-ce"].made) == 2
 
 
 def test_parts_that_fusions_share_are_trained_once_and_go_on_after_a_kill(small, tmp_path, monkeypatch):
     first = Counted(GRU4Rec)
     monkeypatch.setitem(SYSTEMS, "gru4rec", System(first, SYSTEMS["sasrec-ce"].settings, []))
-    monkeypatch.setitem(FUSED, "two", ("gru4rec", "ease", "sasrec-ce")); monkeypatch.setitem(FUSED, "one", ("gru4rec", "ease"))
+    monkeypatch.setitem(FUSED, "two", {"gru4rec": 1, "ease": 1, "sasrec-ce": 1}); monkeypatch.setitem(FUSED, "one", {"gru4rec": 1, "ease": 1})
     calls, count = [], lambda *arguments, real=peers.per_user: calls.append(0) or real(*arguments)
     def killing(*arguments):
         if len(calls) == 6: raise KeyboardInterrupt
@@ -257,9 +257,10 @@ def test_parts_that_fusions_share_are_trained_once_and_go_on_after_a_kill(small,
 
 
 def test_controls_have_the_same_priors_in_any_order():
-    own = ("contrec", "contrec+ease", "contrec+recency", "contrec+recency+sasrec")
+    own = ("contrec", "contrec+ease", "contrec+recency", "contrec+recency+sasrec", "contrec+recency+sasrec+gru4rec")
     found = {name: systems._controls(name, own) for name in own}
-    assert found == {"contrec": [], "contrec+ease": ["sasrec+ease"], "contrec+recency": ["sasrec+recency", "gru4rec+recency", "recency"], "contrec+recency+sasrec": ["sasrec+recency", "gru4rec+recency+sasrec"]}
+    assert found == {"contrec": [], "contrec+ease": ["sasrec+ease"], "contrec+recency": ["sasrec+recency", "gru4rec+recency", "recency"], "contrec+recency+sasrec": ["sasrec+recency", "gru4rec+recency+sasrec"],
+        "contrec+recency+sasrec+gru4rec": ["gru4rec+recency+sasrec"]}
 
 
 def test_shuffled_ties_stand_beside(small, tmp_path):
