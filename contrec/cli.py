@@ -271,7 +271,9 @@ def parser() -> argparse.ArgumentParser:
     p = add(commands, "ablate", ablate_command, "run a study: a grid of settings times seeds, kept, and resumed after a stop",
         description="Run what is missing of a grid file (JSON; see the notebook on ablation) and print what each change does, against the noise between seeds.",
         epilog="example:\n  contrec ablate nbs/experiments/grids/dispersive.json --out nbs/experiments/records/dispersive --workers 2")
-    p.add_argument("grid", metavar="GRID", help="a grid file")
+    grid = p.add_mutually_exclusive_group(required=True)
+    grid.add_argument("grid", nargs="?", default=argparse.SUPPRESS, metavar="GRID", help="a grid file")
+    grid.add_argument("--grid", metavar="GRID", help="the same, by its name")
     p.add_argument("--out", metavar="DIR", help="folder of the records (default: runs/NAME-OF-THE-GRID)")
     p.add_argument("--workers", type=int, default=1, metavar="N", help="processes side by side, each with its share of the cores (default: %(default)s)")
     p.add_argument("--metric", action="append", metavar="NAME", help="what is compared; may be given several times (default: NDCG@10, or what the kind of study is about)")

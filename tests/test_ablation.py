@@ -203,8 +203,12 @@ def test_the_command_tells_of_a_study_without_factors(tmp_path, small_world, cap
     from contrec import cli
     study = {"run": "tokenizer", "datasets": ["small"], "fixed": {"input": 8, "steps": 4}, "default": {"tokenizer": {"kind": "SigmaVAE", "width": 4}}, "factors": {}, "seeds": [0, 1]}
     (tmp_path/"grid.json").write_text(json.dumps(study))
-    assert cli.main(["ablate", str(tmp_path/"grid.json"), "--out", str(tmp_path/"out")]) == 0
-    assert "small, mse: mean, its 95% interval over seeds" in capsys.readouterr().out
+    for named in (["--grid"], []): # by its name, or without
+        assert cli.main(["ablate", *named, str(tmp_path/"grid.json"), "--out", str(tmp_path/"out")]) == 0
+        assert "small, mse: mean, its 95% interval over seeds" in capsys.readouterr().out
+    for wrong in ([], ["a.json", "--grid", "b.json"]):
+        with pytest.raises(SystemExit) as stop: cli.main(["ablate", *wrong])
+        assert stop.value.code == 2 and "GRID" in capsys.readouterr().err
 
 def test_what_is_inside_a_model_has_its_limits(small_world, small_split):
     from contrec.model import ContRec, preset
