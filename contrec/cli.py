@@ -34,6 +34,93 @@ from .training import read_log_rows
 KS = (5, 10, 20)
 KEPT = [f"{m}@{k}" for m in ("HR", "NDCG") for k in KS] + ["MRR@20"]
 
+# %% ../nbs/20_cli.ipynb #3bb12a37
+def _claim(out, wanted, resume):
+    "Make `out` this run's folder; raise `ConfigError` if it holds something else."
+    if (out/"config.json").exists():
+        if not resume:
+            raise ConfigError(f"{out} already holds a run. Go on with --resume, "
+                "or choose another folder with --out.")
+        _check_same_run(out, wanted)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is not a run of contrec. "
+            "Choose another folder with --out.")
+    else:
+        write_json(out/"config.json", wanted)
+
+def _check_same_run(out, wanted):
+    "Raise `ConfigError` if the run in `out` was made with other settings."
+    found = read_json(out/"config.json")
+    different = [k for k in wanted if found.get(k) != wanted[k]]
+    settings = found.get("config", {})
+    different += [f"config.{k}" for k, v in wanted["config"].items()
+        if settings.get(k) != v]
+    if different:
+        raise ConfigError(f"{out} holds a run with another {different[-1]}. "
+            "Use its settings, or choose another folder with --out.")
+
+def _agree(accelerator, ask):
+    "Return in every process what the first one finds; raise its error in all of them."
+    found, error = None, None
+    if accelerator is None or accelerator.is_main_process:
+        try:
+            found = ask()
+        except ContrecError as raised:
+            error = raised
+    message = [found, error]
+    if accelerator is not None:
+        broadcast_object_list(message)
+    found, error = message
+    if error is not None:
+        raise error
+    return found
+
+# %% ../nbs/20_cli.ipynb #9dc43238
+def _run_baselines(split, tell):
+    "Train and rank the three baselines; return their evaluations and seconds by name."
+    evaluations, seconds = {}, {}
+    for baseline in (Popularity(), ItemKNN(), EASE()):
+        start = time.perf_counter()
+        found = evaluate(baseline.fit(split), split, ks=KS)
+        took = time.perf_counter() - start
+        evaluations[baseline.name], seconds[baseline.name] = found, round(took, 3)
+        ndcg = found.metrics["NDCG@10"]
+        tell(f"{baseline.name}: NDCG@10 {ndcg:.4f}, {took:.1f} s")
+    return evaluations, seconds
+
+def _run_contrec(split, config, out, device, tell, accelerator):
+    "Train, rank and save ContRec; return the model, its evaluation and its seconds."
+    model = ContRec(config, device)
+    model.fit(split, folder=out, tell=tell, accelerator=accelerator)
+    start = time.perf_counter()
+    evaluation = evaluate(model, split, ks=KS)
+    seconds = model.seconds | {"evaluation": round(time.perf_counter() - start, 3)}
+    model.save_pretrained(out/"model")
+    return model, evaluation, seconds
+
+def _metrics(split, config, evaluations):
+    "What `metrics.json` says of a run, without its seconds."
+    finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    systems = {name: {k: e.metrics[k] for k in KEPT} for name, e in evaluations.items()}
+    return {
+        "dataset": split.name, "split_sha256": split.sha256,
+        "n_users": split.n_users, "n_items": split.n_items,
+        "n_interactions": split.n_interactions, "protocol": split.protocol,
+        "seed": config.seed, "versions": environment(), "finished": finished,
+        "unreachable_targets": evaluations[ContRec.name].unreachable,
+        "systems": systems,
+    }
+
+def _write_report(out, metrics, model, evaluations):
+    "Write the run's `report.html`; return the seconds that it took."
+    start = time.perf_counter()
+    log = read_log_rows(out/"log.jsonl")
+    with atomic_path(out/"report.html") as path:
+        page = html_report(metrics, log, model, evaluations)
+        path.write_text(page, encoding="utf-8")
+    return round(time.perf_counter() - start, 3)
+
+# %% ../nbs/20_cli.ipynb #d953c316
 def run_job(
     split, # From `leave_one_out`
     config, # A `contrec.model.Config`
@@ -41,62 +128,43 @@ def run_job(
     resume: bool = False, # Go on with what is there
     device: str | None = None, # Where ContRec trains; torch's default if `None`
     source: dict | None = None, # How the data was made, for `config.json`
-    tell=print, # Told in a line what happens
-    accelerator: Accelerator | None = None, # Its processes share the training of ContRec; one process if `None`
+    tell=print, # Called with a line of text for each thing that happens
+    accelerator: Accelerator | None = None, # Its processes share the training of ContRec
 ) -> dict: # What is in `metrics.json`; empty in all processes but the first
-    "Train ContRec beside three baselines and leave a run in `out`; raises `ConfigError` where `out` holds another run."
+    "Train ContRec and three baselines into `out`; raise `ConfigError` if it holds another run."
     out = Path(out)
-    wanted = {"dataset": split.name, "split_sha256": split.sha256, "source": source or {}, "config": asdict(config)}
+    wanted = {"dataset": split.name, "split_sha256": split.sha256,
+        "source": source or {}, "config": asdict(config)}
     first = accelerator is None or accelerator.is_main_process
-    if _agree(accelerator, lambda: _claim(out, wanted, resume) or (out/"metrics.json").exists()):
-        if first: tell(f"{out} holds a finished run.")
+    if _agree(accelerator, lambda: _claim_or_finished(out, wanted, resume)):
+        if first:
+            tell(f"{out} holds a finished run.")
         return read_json(out/"metrics.json") if first else {}
-    if not first: return ContRec(config, device).fit(split, folder=out, accelerator=accelerator) and {}
-    began, seconds, evaluations = time.perf_counter(), {}, {}
-    tell(f"{split.name}: {split.n_users:,} users, {split.n_items:,} items, {split.n_interactions:,} interactions. {split.protocol}.")
-    for baseline in (Popularity(), ItemKNN(), EASE()):
-        start = time.perf_counter()
-        evaluations[baseline.name] = evaluate(baseline.fit(split), split, ks=KS)
-        seconds[baseline.name] = round(time.perf_counter() - start, 3)
-        tell(f"{baseline.name}: NDCG@10 {evaluations[baseline.name].metrics['NDCG@10']:.4f}, {seconds[baseline.name]:.1f} s")
-    model = ContRec(config, device).fit(split, folder=out, tell=tell, accelerator=accelerator)
-    start = time.perf_counter()
-    evaluations[model.name] = evaluate(model, split, ks=KS)
-    seconds |= model.seconds | {"evaluation": round(time.perf_counter() - start, 3)}
-    model.save_pretrained(out/"model")
-    metrics = {
-        "dataset": split.name, "split_sha256": split.sha256, "n_users": split.n_users, "n_items": split.n_items, "n_interactions": split.n_interactions,
-        "protocol": split.protocol, "seed": config.seed, "versions": environment(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "unreachable_targets": evaluations[model.name].unreachable,
-        "systems": {name: {k: e.metrics[k] for k in KEPT} for name, e in evaluations.items()},
-    }
-    start = time.perf_counter()
-    with atomic_path(out/"report.html") as p:
-        p.write_text(html_report(metrics, read_log_rows(out/"log.jsonl"), model, evaluations), encoding="utf-8")
-    metrics["seconds"] = seconds | {"report": round(time.perf_counter() - start, 3), "total": round(time.perf_counter() - began, 3)}
+    if not first:
+        ContRec(config, device).fit(split, folder=out, accelerator=accelerator)
+        return {}
+    return _train_and_report(split, config, out, device, tell, accelerator)
+
+def _claim_or_finished(out, wanted, resume):
+    "Claim `out`; return whether it holds this run already, finished."
+    _claim(out, wanted, resume)
+    return (out/"metrics.json").exists()
+
+def _train_and_report(split, config, out, device, tell, accelerator):
+    "Do all of a run after its folder is claimed; return what is in `metrics.json`."
+    began = time.perf_counter()
+    tell(f"{split.name}: {split.n_users:,} users, {split.n_items:,} items, "
+        f"{split.n_interactions:,} interactions. {split.protocol}.")
+    evaluations, seconds = _run_baselines(split, tell)
+    model, evaluations[ContRec.name], spent = _run_contrec(
+        split, config, out, device, tell, accelerator)
+    metrics = _metrics(split, config, evaluations)
+    spent["report"] = _write_report(out, metrics, model, evaluations)
+    total = round(time.perf_counter() - began, 3)
+    metrics["seconds"] = seconds | spent | {"total": total}
     write_json(out/"metrics.json", metrics)
     shutil.rmtree(out/"stages", ignore_errors=True)
     return metrics
-
-def _agree(accelerator, ask):
-    "What the first process finds, in all of them; its errors too, so that none waits for it in vain."
-    found = [None, None]
-    if accelerator is None or accelerator.is_main_process:
-        try: found[0] = ask()
-        except ContrecError as error: found[1] = error
-    if accelerator is not None: broadcast_object_list(found)
-    if found[1] is not None: raise found[1]
-    return found[0]
-
-def _claim(out, wanted, resume):
-    "Make `out` this run's folder, or refuse."
-    if (out/"config.json").exists():
-        found = read_json(out/"config.json")
-        if not resume: raise ConfigError(f"{out} already holds a run. Go on with --resume, or choose another folder with --out.")
-        different = [k for k in wanted if found.get(k) != wanted[k]] + [f"config.{k}" for k in wanted["config"] if found.get("config", {}).get(k) != wanted["config"][k]]
-        if different: raise ConfigError(f"{out} holds a run with another {different[-1]}. Use its settings, or choose another folder with --out.")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())): raise ConfigError(f"{out} exists and is not a run of contrec. Choose another folder with --out.")
-    else: write_json(out/"config.json", wanted)
 
 # %% ../nbs/20_cli.ipynb #013f1a89
 def table_text(
@@ -119,52 +187,105 @@ def example_text(
     return "\n".join([f"{f'User {shown.user}, latest first':<{width}}  Top {len(shown.recommended)}"] + [f"{a:<{width}}  {b}" for a, b in zip(left, right)])
 
 # %% ../nbs/20_cli.ipynb #599237c0
-_LOG = ("user_column", "item_column", "timestamp_column", "rating_column", "min_rating", "time_format", "encoding")
+_LOG = ("user_column", "item_column", "timestamp_column", "rating_column", "min_rating",
+    "time_format", "encoding")
 _ITEMS = ("title_column", "category_column", "text_column", "category_separator")
 
+def _option(name):
+    "How an option is written on the command line."
+    return f"--{name.replace('_', '-')}"
+
+def _given(args):
+    "The options about one's own log that were given, by name."
+    names = ("items", *_LOG, *_ITEMS)
+    return {o: getattr(args, o) for o in names if getattr(args, o) is not None}
+
+def _arguments(given, options):
+    "The arguments of `read_log` or `read_items` for those of `options` that were given."
+    def name(option):
+        short = option.removesuffix("_column")
+        return short.replace("category_separator", "separator")
+    return {name(o): given[o] for o in options if o in given}
+
+def _check_data_options(args):
+    "Raise `ConfigError` if an option would be ignored."
+    given = _given(args)
+    if args.data is None and given:
+        raise ConfigError(f"{_option(next(iter(given)))} describes your own log and "
+            f"needs --data FILE; {args.dataset} is a named set.")
+    of_items = [o for o in given if o in _ITEMS]
+    if of_items and not args.items:
+        raise ConfigError(f"{_option(of_items[0])} describes an item table and needs "
+            "--items FILE.")
+
+# %% ../nbs/20_cli.ipynb #a4843e12
+def _read_own(args):
+    "Read one's own log, and its item table if there is one; return `Interactions`."
+    given = _given(args)
+    if not args.items:
+        return read_log(args.data, **_arguments(given, _LOG))
+    options = (*_ITEMS, "item_column", "encoding")
+    items = read_items(args.items, **_arguments(given, options))
+    return read_log(args.data, **_arguments(given, _LOG), items=items)
+
 def _split(args):
-    "The split that the options ask for, and how to make it again."
-    given = {o: getattr(args, o) for o in ("items", *_LOG, *_ITEMS) if getattr(args, o) is not None}
+    "Return the split that the options ask for, and how to make it again."
+    _check_data_options(args)
     if args.data is None:
-        if given: raise ConfigError(f"--{next(iter(given)).replace('_', '-')} describes your own log and needs --data FILE; {args.dataset} is a named set.")
-        source, interactions, core = {"dataset": args.dataset}, catalog.load(args.dataset), catalog.DATASETS[args.dataset].core
+        interactions = catalog.load(args.dataset)
+        source, core = {"dataset": args.dataset}, catalog.DATASETS[args.dataset].core
     else:
-        if not args.items and (of_items := [o for o in given if o in _ITEMS]): raise ConfigError(f"--{of_items[0].replace('_', '-')} describes an item table and needs --items FILE.")
-        named = lambda options: {o.removesuffix("_column").replace("category_separator", "separator"): given[o] for o in options if o in given}
-        where = {"item": given["item_column"]} if "item_column" in given else {}
-        encoding = {"encoding": args.encoding} if args.encoding else {}
-        items = read_items(args.items, **where, **named(_ITEMS), **encoding) if args.items else None
-        source, interactions, core = {"data": str(args.data), **given}, read_log(args.data, **named(_LOG), items=items), 5
+        interactions = _read_own(args)
+        source, core = {"data": str(args.data), **_given(args)}, 5
     core = core if args.core is None else args.core
-    return leave_one_out(interactions, core=core, repeats=args.repeats), source | {"core": core, "repeats": args.repeats}
+    split = leave_one_out(interactions, core=core, repeats=args.repeats)
+    return split, source | {"core": core, "repeats": args.repeats}
 
 def _accelerator(device):
-    "What `accelerate launch` or `torchrun` has prepared, if this process was started by one of them."
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 and "ACCELERATE_MIXED_PRECISION" not in os.environ: return None
-    if device not in (None, "cpu"): raise ConfigError(f"--device {device} cannot hold for every process that was launched. Leave it out: Accelerate gives each its own.")
-    return Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available()) # left alone it takes processes without a GPU for strangers to each other
+    "What `accelerate launch` or `torchrun` has prepared; `None` for a process started alone."
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    if alone and "ACCELERATE_MIXED_PRECISION" not in os.environ:
+        return None
+    if device not in (None, "cpu"):
+        raise ConfigError(f"--device {device} cannot hold for every process that was "
+            "launched. Leave it out: Accelerate gives each its own.")
+    # left alone, Accelerate takes processes without a GPU for strangers to each other
+    return Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available())
 
+# %% ../nbs/20_cli.ipynb #a604d41f
 def run_command(args):
     "contrec run"
-    changes = {"seed": args.seed, "backbone": args.backbone} | ({"epochs": args.epochs} if args.epochs else {})
+    changes = {"seed": args.seed, "backbone": args.backbone}
+    if args.epochs:
+        changes["epochs"] = args.epochs
     config = preset(args.preset, **changes)
     accelerator = _accelerator(args.device)
     split, source = _split(args)
-    out = Path(args.out or f"runs/{split.name}-{args.preset}-{args.backbone.replace('/', '-')}-seed{args.seed}")
-    metrics = run_job(split, config, out, args.resume, args.device, source, accelerator=accelerator)
-    if not metrics: return
+    backbone = args.backbone.replace("/", "-")
+    named = f"runs/{split.name}-{args.preset}-{backbone}-seed{args.seed}"
+    out = Path(args.out or named)
+    metrics = run_job(split, config, out, args.resume, args.device, source,
+        accelerator=accelerator)
+    if not metrics:
+        return
     model = ContRec.from_pretrained(out/"model", args.device)
-    print(f"\n{table_text(metrics)}\n\n{example_text(example(model))}\n\n{out/'report.html'} tells the rest. {metrics['seconds']['total']:.0f} s.")
+    print(f"\n{table_text(metrics)}\n\n{example_text(example(model))}\n\n"
+        f"{out/'report.html'} tells the rest. {metrics['seconds']['total']:.0f} s.")
 
+# %% ../nbs/20_cli.ipynb #130fb35b
 def _model(folder, device):
+    "The model in a run's folder, or in a model folder."
     folder = Path(folder)
-    return ContRec.from_pretrained(folder/"model" if (folder/"model").is_dir() else folder, device)
+    own = folder/"model"
+    return ContRec.from_pretrained(own if own.is_dir() else folder, device)
 
 def evaluate_command(args):
     "contrec evaluate"
     model = _model(args.model, args.device)
     found = evaluate(model, model.split, part=args.part, ks=KS)
-    print(json.dumps({"dataset": model.split.name, "part": args.part, "n_users": model.split.n_users, "unreachable_targets": found.unreachable, **{k: found.metrics[k] for k in KEPT}}, indent=2))
+    told = {"dataset": model.split.name, "part": args.part,
+        "n_users": model.split.n_users, "unreachable_targets": found.unreachable}
+    print(json.dumps(told | {k: found.metrics[k] for k in KEPT}, indent=2))
 
 def known_history(split, user):
     "Raw ids of all that the log knows of a user, oldest first; raises `DataError` for an unknown user."
@@ -173,130 +294,293 @@ def known_history(split, user):
 
 def recommend_command(args):
     "contrec recommend"
-    if args.k < 1: raise ConfigError(f"-k {args.k} asks for a list without items. Choose 1 or more.")
+    if args.k < 1:
+        raise ConfigError(f"-k {args.k} asks for a list without items. "
+            "Choose 1 or more.")
     model = _model(args.model, args.device)
-    history = [h.strip() for h in args.history.split(",") if h.strip()] if args.history is not None else None
-    table = model.recommend(known_history(model.split, args.user) if history is None else history, args.k)
-    print(table.to_string(index=False) if not args.json else table.to_json(orient="records", force_ascii=False))
+    if args.history is None:
+        history = known_history(model.split, args.user)
+    else:
+        history = [h.strip() for h in args.history.split(",") if h.strip()]
+    table = model.recommend(history, args.k)
+    if args.json:
+        print(table.to_json(orient="records", force_ascii=False))
+    else:
+        print(table.to_string(index=False))
 
-_TOLD = {"tokenizer": "mse", "speed": "users_per_second", "cold": "contrec NDCG@10 among new"} # Of kinds of study, what is told first
+# %% ../nbs/20_cli.ipynb #cc6ae15f
+# the metric that is printed first, for kinds of study that have their own
+_TOLD = {"tokenizer": "mse", "speed": "users_per_second",
+    "cold": "contrec NDCG@10 among new"}
+_EFFECTS = ["factor", "value", "seeds", "mean", "difference", "difference low",
+    "difference high", "p"]
+
+def _number(value):
+    "A number of a table: four decimals, or none from 10 upwards."
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.0f}"
+
+def _study_table(study, records, metric):
+    "What one metric of a study is: a title, and its table."
+    records = records.drop(columns="dataset")
+    if study.factors or study.also:
+        table = effects(records, study.default, metric)[_EFFECTS]
+        return "difference from the default", table
+    return "mean", summary(records, metric)[["seeds", "mean", "low", "high"]]
 
 def ablate_command(args):
     "contrec ablate"
-    study, name = read_study(args.grid), Path(args.grid).stem
-    records = run_study(study, args.out or f"runs/{name}", args.workers)
+    study = read_study(args.grid)
+    out = args.out or f"runs/{Path(args.grid).stem}"
+    records = run_study(study, out, args.workers)
     for dataset, part in records.groupby("dataset", sort=False):
         for metric in args.metric or [_TOLD.get(study.run, "NDCG@10")]:
-            if study.factors or study.also: told, table = "difference from the default", effects(part.drop(columns="dataset"), study.default, metric)[["factor", "value", "seeds", "mean", "difference", "difference low", "difference high", "p"]]
-            else: told, table = "mean", summary(part.drop(columns="dataset"), metric)[["seeds", "mean", "low", "high"]]
-            print(f"\n{dataset}, {metric}: {told}, its 95% interval over seeds\n{table.to_string(index=False, float_format=lambda v: f'{v:.4f}')}")
+            told, table = _study_table(study, part, metric)
+            text = table.to_string(index=False, float_format=lambda v: f"{v:.4f}")
+            print(f"\n{dataset}, {metric}: {told}, its 95% interval over seeds\n{text}")
+
+# %% ../nbs/20_cli.ipynb #b3fc9c44
+_VERDICT = ("{dataset}: {system} / {other} ({against}) = {ratio:.3f}, "
+    "difference {difference:+.4f} [{difference low:+.4f}, {difference high:+.4f}], "
+    "p = {p:.4f}")
 
 def compare_command(args):
     "contrec compare"
-    records = run_comparison(args.datasets, args.systems, args.seeds, args.out, args.workers, args.tune, args.like, args.shuffle_ties, args.device, print)
-    shown = records.assign(dataset=records["dataset"].str.partition(",")[0]) if args.shuffle_ties else records # alone, they need no name of their own
+    shown = run_comparison(args.datasets, args.systems, args.seeds, args.out,
+        args.workers, args.tune, args.like, args.shuffle_ties, args.device, print)
+    note = ", ties shuffled" if args.shuffle_ties else ""
+    if args.shuffle_ties: # alone, these data sets need no names of their own
+        shown = shown.assign(dataset=shown["dataset"].str.partition(",")[0])
     for dataset, rows in overview(shown).groupby("dataset", sort=False):
-        print(f"\n{dataset}{', ties shuffled' if args.shuffle_ties else ''}\n{rows.drop(columns='dataset').dropna(axis=1, how='all').to_string(index=False, float_format=lambda v: f'{v:.4f}' if abs(v) < 10 else f'{v:,.0f}')}")
-    for row in verdict(shown).to_dict("records"): print("\n{dataset}: {system} / {other} ({against}) = {ratio:.3f}, difference {difference:+.4f} [{difference low:+.4f}, {difference high:+.4f}], p = {p:.4f}".format_map(row))
+        rows = rows.drop(columns="dataset").dropna(axis=1, how="all")
+        text = rows.to_string(index=False, float_format=_number)
+        print(f"\n{dataset}{note}\n{text}")
+    for row in verdict(shown).to_dict("records"):
+        print("\n" + _VERDICT.format_map(row))
 
 def data_list_command(args):
     "contrec data list"
-    for name, dataset in catalog.DATASETS.items(): print(f"{name:<20}{dataset.title}. {'{:,} users, {:,} items, {:,} interactions'.format(*dataset.statistics)}. {dataset.licence}")
+    for name, dataset in catalog.DATASETS.items():
+        counts = "{:,} users, {:,} items, {:,} interactions"
+        counts = counts.format(*dataset.statistics)
+        print(f"{name:<20}{dataset.title}. {counts}. {dataset.licence}")
 
 def data_fetch_command(args):
     "contrec data fetch"
     print(catalog.fetch(args.name))
 
 # %% ../nbs/20_cli.ipynb #c83cddad
-_HISTORY = "Ids as they stand in your log, separated by commas, oldest first: --history \"50,181,172\""
+_DEVICE = "cpu, cuda, cuda:1 (default: torch's default device)"
+_MODEL = "a run's folder, or its model folder"
+
+def _command(parent, name, run, help, **more):
+    "Add a command that calls `run`; return its parser."
+    more = {"description": help} | more
+    command = parent.add_parser(name, help=help,
+        formatter_class=argparse.RawDescriptionHelpFormatter, **more)
+    command.set_defaults(run=run)
+    return command
+
+def _data_options(command):
+    "Add the options that name a data set, or say how one's own log is read."
+    group = command.add_argument_group("data")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument("--dataset", default="ml-100k", metavar="NAME",
+        help="a named set, fetched and kept in a cache: "
+        f"{', '.join(catalog.DATASETS)} (default: %(default)s)")
+    which.add_argument("--data", metavar="FILE",
+        help="your own log: CSV, TSV or Parquet with a row per interaction")
+    _log_options(group)
+    _item_options(group)
+    group.add_argument("--core", type=int, metavar="N",
+        help="drop users and items with fewer than N interactions, again and again, "
+        "until none is left (default: 5)")
+    group.add_argument("--repeats", choices=("keep", "first"), default="keep",
+        help="what to do with a user's repeated interactions with one item "
+        "(default: %(default)s)")
+
+# %% ../nbs/20_cli.ipynb #197619e8
+def _log_options(group):
+    "Add the options about the log's columns."
+    add = group.add_argument
+    add("--items", metavar="FILE", help="table of items, a row per item: its id, and "
+        "what there is of title, categories and free text")
+    add("--user-column", metavar="COLUMN", help="column of the user's id (default: user)")
+    add("--item-column", metavar="COLUMN",
+        help="column of the item's id, in the log and in the item table (default: item)")
+    add("--timestamp-column", metavar="COLUMN", help="column of the time: seconds, "
+        "milliseconds or a date (default: timestamp)")
+    add("--rating-column", metavar="COLUMN", help="column of a rating, if there is one")
+    add("--min-rating", type=float, metavar="R", help="keep interactions rated R or more")
+    add("--time-format", metavar="FORMAT", help="how dates are written, as in strptime, "
+        "where they can be read in two ways: %%d/%%m/%%Y")
+    add("--encoding", metavar="NAME", help="of text files (default: utf-8)")
+
+def _item_options(group):
+    "Add the options about the item table's columns."
+    add = group.add_argument
+    add("--title-column", metavar="COLUMN",
+        help="column of the item table with a short name (default: title)")
+    add("--category-column", metavar="COLUMN", help="column of the item table with "
+        "categories (default: categories or category)")
+    add("--category-separator", metavar="TEXT",
+        help="between two categories of one item (default: |)")
+    add("--text-column", metavar="COLUMN",
+        help="column of the item table with free text (default: text)")
+
+# %% ../nbs/20_cli.ipynb #95257a6d
+_RUN = """Train ContRec beside popularity, item-kNN and EASE, rank all items for every \
+test user, and leave a folder with the model, metrics.json, log.jsonl and report.html."""
+_RUN_EXAMPLES = """examples:
+  contrec run                                       MovieLens-100K, a few minutes on two cores
+  contrec run --data plays.csv --user-column who --item-column what --timestamp-column when
+  contrec run --data log.parquet --items items.csv --core 3 --out runs/mine
+  contrec run --out runs/mine --data log.parquet --items items.csv --core 3 --resume
+  accelerate launch --multi_gpu --num_processes 2 --no_python contrec run --dataset ml-1m     two processes, with or without GPUs"""
+
+def _run_parser(commands):
+    "Add `contrec run`."
+    command = _command(commands, "run", run_command,
+        "train ContRec and three baselines on a data set, and compare them",
+        description=_RUN, epilog=_RUN_EXAMPLES)
+    _data_options(command)
+    _method_options(command.add_argument_group("method"))
+    add = command.add_argument_group("output").add_argument
+    add("--out", metavar="DIR",
+        help="the run's folder (default: runs/DATASET-PRESET-BACKBONE-seedN)")
+    add("--resume", action="store_true", help="go on with the run in that folder; it "
+        "ends with the metrics that it would have had")
+
+def _method_options(group):
+    "Add the options about the model and its training."
+    add = group.add_argument
+    add("--preset", choices=tuple(PRESETS), default="contrec", help="the kit's recipe, "
+        "or the form of one of the papers (default: %(default)s)")
+    add("--backbone", default="tiny", metavar="NAME", help="tiny (trained from scratch), "
+        "smollm2-135m, smollm2-135m:8 (its first 8 layers), a hub id, or a folder "
+        "(default: %(default)s)")
+    add("--epochs", type=int, metavar="N",
+        help="most passes over the users (default: the preset's)")
+    add("--seed", type=int, default=0, metavar="N", help="same seed, same machine: same "
+        "metrics, to the last digit (default: %(default)s)")
+    add("--device", metavar="NAME", help=_DEVICE)
+
+# %% ../nbs/20_cli.ipynb #1ca626b9
+def _evaluate_parser(commands):
+    "Add `contrec evaluate`."
+    add = _command(commands, "evaluate", evaluate_command, "rank all items for every "
+        "user of a saved model's data, and print the metrics as JSON").add_argument
+    add("--model", required=True, metavar="DIR", help=_MODEL)
+    add("--part", choices=("test", "valid"), default="test",
+        help="which held-out item to look for (default: %(default)s)")
+    add("--device", metavar="NAME", help=_DEVICE)
+
+_RECOMMEND_EXAMPLES = """examples:
+  contrec recommend --model runs/demo --user 196
+  contrec recommend --model runs/demo --history "50,181,172" -k 5"""
+_HISTORY = ("Ids as they stand in your log, separated by commas, oldest first: "
+    '--history "50,181,172"')
+
+def _recommend_parser(commands):
+    "Add `contrec recommend`."
+    command = _command(commands, "recommend", recommend_command,
+        "print a user's top-k list, with titles", epilog=_RECOMMEND_EXAMPLES)
+    command.add_argument("--model", required=True, metavar="DIR", help=_MODEL)
+    who = command.add_mutually_exclusive_group(required=True)
+    who.add_argument("--user", metavar="ID", help="a user of the log, by the log's own "
+        "id; everything that the log knows of this user counts as history")
+    who.add_argument("--history", metavar="IDS", help=_HISTORY)
+    add = command.add_argument
+    add("-k", type=int, default=10, metavar="K", help="how many items (default: %(default)s)")
+    add("--json", action="store_true", help="print a JSON list instead of a table")
+    add("--device", metavar="NAME", help=_DEVICE)
+
+# %% ../nbs/20_cli.ipynb #4198f402
+_WORKERS = ("processes side by side, each with its share of the cores "
+    "(default: %(default)s)")
+_ABLATE = """Run what is missing of a grid file (JSON; see the notebook on ablation) and \
+print what each change does, against the noise between seeds."""
+_ABLATE_EXAMPLE = """example:
+  contrec ablate nbs/experiments/grids/dispersive.json --out nbs/experiments/records/dispersive --workers 2"""
+
+def _ablate_parser(commands):
+    "Add `contrec ablate`."
+    command = _command(commands, "ablate", ablate_command,
+        "run a study: a grid of settings times seeds, kept, and resumed after a stop",
+        description=_ABLATE, epilog=_ABLATE_EXAMPLE)
+    grid = command.add_mutually_exclusive_group(required=True)
+    grid.add_argument("grid", nargs="?", default=argparse.SUPPRESS, metavar="GRID",
+        help="a grid file")
+    grid.add_argument("--grid", metavar="GRID", help="the same, by its name")
+    add = command.add_argument
+    add("--out", metavar="DIR",
+        help="folder of the records (default: runs/NAME-OF-THE-GRID)")
+    add("--workers", type=int, default=1, metavar="N", help=_WORKERS)
+    add("--metric", action="append", metavar="NAME", help="what is compared; may be "
+        "given several times (default: NDCG@10, or what the kind of study is about)")
+
+# %% ../nbs/20_cli.ipynb #f7df933b
+_COMPARE = """Train what is missing of a comparison, keep a record per data set, system and \
+seed, and print who is ahead, by how much and at what cost."""
+_COMPARE_EXAMPLE = """example:
+  contrec compare --datasets ml-100k lastfm --systems ease sasrec-ce contrec --seeds 0 1 2 --tune --workers 2"""
+
+def _compare_parser(commands):
+    "Add `contrec compare`."
+    add = _command(commands, "compare", compare_command,
+        "train systems on data sets with seeds, kept, and resumed after a stop, and compare them",
+        description=_COMPARE, epilog=_COMPARE_EXAMPLE).add_argument
+    add("--datasets", nargs="+", required=True, metavar="NAME",
+        help="see `contrec data list`")
+    add("--systems", nargs="+", required=True, metavar="NAME",
+        help=", ".join([*SYSTEMS, *FUSED]))
+    add("--seeds", nargs="+", type=int, default=[0], metavar="N",
+        help="of the trainings; a system without randomness runs once (default: 0)")
+    add("--tune", action="store_true", help="first choose settings on validation, with "
+        "the same budget for every system, where that was not done yet")
+    add("--like", nargs="+", default=[], metavar="NAME", help="with --tune: try only what "
+        "won on these data sets, for sets on which a whole search takes too long")
+    add("--shuffle-ties", action="store_true",
+        help="on the data with tied timestamps in random order")
+    add("--out", default="runs/compare", metavar="DIR",
+        help="folder of the records (default: %(default)s)")
+    add("--workers", type=int, default=1, metavar="N", help=_WORKERS)
+    add("--device", metavar="NAME", help="where networks train: " + _DEVICE)
+
+# %% ../nbs/20_cli.ipynb #5240100a
+def _data_parser(commands):
+    "Add `contrec data` and its own commands."
+    data = commands.add_parser("data", help="list the named data sets, or fetch one",
+        description="List the named data sets, or fetch one into the cache "
+        "(CONTREC_CACHE names another folder for it).")
+    data = data.add_subparsers(dest="data_command", required=True, metavar="list|fetch")
+    _command(data, "list", data_list_command, "names, sizes and licences")
+    fetch = _command(data, "fetch", data_fetch_command,
+        "download a set, check it, and print the folder that holds it")
+    fetch.add_argument("name", metavar="NAME", help="see `contrec data list`")
+
+_CONTREC = """Generative recommendation with continuous tokens: a sigma-VAE turns items \
+into continuous tokens, a language model reads them, a diffusion head generates the \
+preference."""
+_START = "Start with: contrec run     Then open the run's report.html, or: jupyter lab nbs"
 
 def parser() -> argparse.ArgumentParser:
-    "The command line, without side effects: parsing happens in `main`."
-    top = argparse.ArgumentParser(prog="contrec", description="Generative recommendation with continuous tokens: a sigma-VAE turns items into continuous tokens, a language model reads them, a diffusion head generates the preference.",
-        epilog="Start with: contrec run     Then open the run's report.html, or: jupyter lab nbs")
+    "Build the command line, without side effects: parsing happens in `main`."
+    top = argparse.ArgumentParser(prog="contrec", description=_CONTREC, epilog=_START)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    def add(parent, name, run, help, **more):
-        p = parent.add_parser(name, help=help, description=more.pop("description", help), formatter_class=argparse.RawDescriptionHelpFormatter, **more)
-        p.set_defaults(run=run)
-        return p
-
-    p = add(commands, "run", run_command, "train ContRec and three baselines on a data set, and compare them",
-        description="Train ContRec beside popularity, item-kNN and EASE, rank all items for every test user, and leave a folder with the model, metrics.json, log.jsonl and report.html.",
-        epilog="examples:\n  contrec run                                       MovieLens-100K, a few minutes on two cores\n  contrec run --data plays.csv --user-column who --item-column what --timestamp-column when\n"
-               "  contrec run --data log.parquet --items items.csv --core 3 --out runs/mine\n  contrec run --out runs/mine --data log.parquet --items items.csv --core 3 --resume\n"
-               "  accelerate launch --multi_gpu --num_processes 2 --no_python contrec run --dataset ml-1m     two processes, with or without GPUs")
-    g = p.add_argument_group("data")
-    x = g.add_mutually_exclusive_group()
-    x.add_argument("--dataset", default="ml-100k", metavar="NAME", help=f"a named set, fetched and kept in a cache: {', '.join(catalog.DATASETS)} (default: %(default)s)")
-    x.add_argument("--data", metavar="FILE", help="your own log: CSV, TSV or Parquet with a row per interaction")
-    g.add_argument("--items", metavar="FILE", help="table of items, a row per item: its id, and what there is of title, categories and free text")
-    g.add_argument("--user-column", metavar="COLUMN", help="column of the user's id (default: user)")
-    g.add_argument("--item-column", metavar="COLUMN", help="column of the item's id, in the log and in the item table (default: item)")
-    g.add_argument("--timestamp-column", metavar="COLUMN", help="column of the time: seconds, milliseconds or a date (default: timestamp)")
-    g.add_argument("--rating-column", metavar="COLUMN", help="column of a rating, if there is one")
-    g.add_argument("--min-rating", type=float, metavar="R", help="keep interactions rated R or more")
-    g.add_argument("--time-format", metavar="FORMAT", help="how dates are written, as in strptime, where they can be read in two ways: %%d/%%m/%%Y")
-    g.add_argument("--encoding", metavar="NAME", help="of text files (default: utf-8)")
-    g.add_argument("--title-column", metavar="COLUMN", help="column of the item table with a short name (default: title)")
-    g.add_argument("--category-column", metavar="COLUMN", help="column of the item table with categories (default: categories or category)")
-    g.add_argument("--category-separator", metavar="TEXT", help="between two categories of one item (default: |)")
-    g.add_argument("--text-column", metavar="COLUMN", help="column of the item table with free text (default: text)")
-    g.add_argument("--core", type=int, metavar="N", help="drop users and items with fewer than N interactions, again and again, until none is left (default: 5)")
-    g.add_argument("--repeats", choices=("keep", "first"), default="keep", help="what to do with a user's repeated interactions with one item (default: %(default)s)")
-    g = p.add_argument_group("method")
-    g.add_argument("--preset", choices=tuple(PRESETS), default="contrec", help="the kit's recipe, or the form of one of the papers (default: %(default)s)")
-    g.add_argument("--backbone", default="tiny", metavar="NAME", help="tiny (trained from scratch), smollm2-135m, smollm2-135m:8 (its first 8 layers), a hub id, or a folder (default: %(default)s)")
-    g.add_argument("--epochs", type=int, metavar="N", help="most passes over the users (default: the preset's)")
-    g.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same machine: same metrics, to the last digit (default: %(default)s)")
-    g.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: torch's default device)")
-    g = p.add_argument_group("output")
-    g.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/DATASET-PRESET-BACKBONE-seedN)")
-    g.add_argument("--resume", action="store_true", help="go on with the run in that folder; it ends with the metrics that it would have had")
-
-    p = add(commands, "evaluate", evaluate_command, "rank all items for every user of a saved model's data, and print the metrics as JSON")
-    p.add_argument("--model", required=True, metavar="DIR", help="a run's folder, or its model folder")
-    p.add_argument("--part", choices=("test", "valid"), default="test", help="which held-out item to look for (default: %(default)s)")
-    p.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: torch's default device)")
-
-    p = add(commands, "recommend", recommend_command, "print a user's top-k list, with titles",
-        epilog="examples:\n  contrec recommend --model runs/demo --user 196\n  contrec recommend --model runs/demo --history \"50,181,172\" -k 5")
-    p.add_argument("--model", required=True, metavar="DIR", help="a run's folder, or its model folder")
-    who = p.add_mutually_exclusive_group(required=True)
-    who.add_argument("--user", metavar="ID", help="a user of the log, by the log's own id; everything that the log knows of this user counts as history")
-    who.add_argument("--history", metavar="IDS", help=_HISTORY)
-    p.add_argument("-k", type=int, default=10, metavar="K", help="how many items (default: %(default)s)")
-    p.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
-    p.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: torch's default device)")
-
-    p = add(commands, "ablate", ablate_command, "run a study: a grid of settings times seeds, kept, and resumed after a stop",
-        description="Run what is missing of a grid file (JSON; see the notebook on ablation) and print what each change does, against the noise between seeds.",
-        epilog="example:\n  contrec ablate nbs/experiments/grids/dispersive.json --out nbs/experiments/records/dispersive --workers 2")
-    grid = p.add_mutually_exclusive_group(required=True)
-    grid.add_argument("grid", nargs="?", default=argparse.SUPPRESS, metavar="GRID", help="a grid file")
-    grid.add_argument("--grid", metavar="GRID", help="the same, by its name")
-    p.add_argument("--out", metavar="DIR", help="folder of the records (default: runs/NAME-OF-THE-GRID)")
-    p.add_argument("--workers", type=int, default=1, metavar="N", help="processes side by side, each with its share of the cores (default: %(default)s)")
-    p.add_argument("--metric", action="append", metavar="NAME", help="what is compared; may be given several times (default: NDCG@10, or what the kind of study is about)")
-
-    p = add(commands, "compare", compare_command, "train systems on data sets with seeds, kept, and resumed after a stop, and compare them",
-        description="Train what is missing of a comparison, keep a record per data set, system and seed, and print who is ahead, by how much and at what cost.",
-        epilog="example:\n  contrec compare --datasets ml-100k lastfm --systems ease sasrec-ce contrec --seeds 0 1 2 --tune --workers 2")
-    p.add_argument("--datasets", nargs="+", required=True, metavar="NAME", help="see `contrec data list`")
-    p.add_argument("--systems", nargs="+", required=True, metavar="NAME", help=", ".join([*SYSTEMS, *FUSED]))
-    p.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="of the trainings; a system without randomness runs once (default: 0)")
-    p.add_argument("--tune", action="store_true", help="first choose settings on validation, with the same budget for every system, where that was not done yet")
-    p.add_argument("--like", nargs="+", default=[], metavar="NAME", help="with --tune: try only what won on these data sets, for sets on which a whole search takes too long")
-    p.add_argument("--shuffle-ties", action="store_true", help="on the data with tied timestamps in random order")
-    p.add_argument("--out", default="runs/compare", metavar="DIR", help="folder of the records (default: %(default)s)")
-    p.add_argument("--workers", type=int, default=1, metavar="N", help="processes side by side, each with its share of the cores (default: %(default)s)")
-    p.add_argument("--device", metavar="NAME", help="where networks train: cpu, cuda, cuda:1 (default: torch's default device)")
-
-    p = commands.add_parser("data", help="list the named data sets, or fetch one", description="List the named data sets, or fetch one into the cache (CONTREC_CACHE names another folder for it).")
-    data = p.add_subparsers(dest="data_command", required=True, metavar="list|fetch")
-    add(data, "list", data_list_command, "names, sizes and licences")
-    p = add(data, "fetch", data_fetch_command, "download a set, check it, and print the folder that holds it")
-    p.add_argument("name", metavar="NAME", help="see `contrec data list`")
+    for add in (_run_parser, _evaluate_parser, _recommend_parser, _ablate_parser,
+            _compare_parser, _data_parser):
+        add(commands)
     return top
+
+# %% ../nbs/20_cli.ipynb #b224cf0c
+def _check_device(name):
+    "Raise `ConfigError` if torch cannot use a device of this name."
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device '{name}' can't be used here: {reason} "
+            "Leave --device out to use the default.") from error
 
 def main(
     arguments: list[str] | None = None, # As typed after `contrec`; the process's own if `None`
@@ -305,8 +589,7 @@ def main(
     try:
         args = parser().parse_args(arguments)
         if getattr(args, "device", None):
-            try: torch.empty(0, device=args.device)
-            except (RuntimeError, AssertionError) as error: raise ConfigError(f"device '{args.device}' can't be used here: {str(error).splitlines()[0]} Leave --device out to use the default.") from error
+            _check_device(args.device)
         args.run(args)
         sys.stdout.flush()
     except ContrecError as error:
