@@ -5,17 +5,20 @@
 # %% auto #0
 __all__ = ['ContrecError', 'DataError', 'ConfigError', 'CheckpointError', 'NotFiniteError', 'TrainingError', 'atomic_path',
            'write_json', 'read_json', 'save_tensors', 'Saved', 'load_tensors', 'sha256', 'seeded', 'progress',
-           'learning_rate', 'train', 'device_of', 'device_name', 'environment']
+           'learning_rate', 'save_checkpoint', 'load_checkpoint', 'Processes', 'Trainer', 'train', 'device_of',
+           'device_name', 'environment']
 
 # %% ../nbs/00_core.ipynb #326b1350
 import contextlib, hashlib, json, math, os, platform, random, sys, time
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -149,158 +152,416 @@ def learning_rate(
     if shape == "constant": return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
-# %% ../nbs/00_core.ipynb #b971d378
+# %% ../nbs/00_core.ipynb #99b74342
 def _flatten_optimizer(optimizer):
-    state = optimizer.state_dict()["state"]
-    return {f"optimizer/{i}/{name}": torch.as_tensor(value) for i, slots in state.items() for name, value in slots.items()}
+    "The optimiser's state as named tensors."
+    slots_of = optimizer.state_dict()["state"]
+    return {
+        f"optimizer/{number}/{name}": torch.as_tensor(value)
+        for number, slots in slots_of.items()
+        for name, value in slots.items()
+    }
 
 def _restore_optimizer(optimizer, tensors):
+    "The inverse of `_flatten_optimizer`."
     state = {}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
-            _, i, name = key.split("/", 2)
-            state.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            _, number, name = key.split("/", 2)
+            state.setdefault(int(number), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
-def _pick(tensors, prefix): return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
+def _prefixed(prefix, tensors):
+    "Named tensors with a prefix before each name."
+    return {prefix + name: value for name, value in tensors.items()}
 
-def _random_states(gather): # `gather` puts the rows of all processes together
-    states = {"rng": torch.get_rng_state()} | ({"rng_cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+def _pick(tensors, prefix):
+    "The inverse of `_prefixed`: what has this prefix, without it."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+def _random_states(gather):
+    "Random states of torch; `gather` puts the rows of all processes together."
+    states = {"rng": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["rng_cuda"] = torch.cuda.get_rng_state()
     return {name: gather(state[None]) for name, state in states.items()}
 
 def _restore_random(tensors, process):
-    torch.set_rng_state(tensors["rng"][process].clone()) # torch misreads a state that does not begin where its memory does
-    if "rng_cuda" in tensors and torch.cuda.is_available(): torch.cuda.set_rng_state(tensors["rng_cuda"][process].clone())
+    "Give this process its random states back."
+    # a clone: torch misreads a state that does not begin where its memory does
+    torch.set_rng_state(tensors["rng"][process].clone())
+    if "rng_cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng_cuda"][process].clone())
 
-# %% ../nbs/00_core.ipynb #a61aeff8
-def _sum_over_processes(accelerator, parameters, numbers):
-    "Gradients in place, and the numbers, summed over all processes."
-    used = [float(p.grad is not None) for p in parameters]
-    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    message = torch.cat([*(g.flatten() for g in grads), grads[0].new_tensor([*used, *numbers.values()])])
-    *grads, used, values = accelerator.reduce(message, "sum").split([p.numel() for p in parameters] + [len(used), len(numbers)])
-    for p, g, n in zip(parameters, grads, used.tolist()): p.grad = g.view_as(p) if n else None
-    return dict(zip(numbers, values.tolist()))
+# %% ../nbs/00_core.ipynb #0880393f
+def save_checkpoint(
+    path: str | Path, # The checkpoint's file
+    state: Saved, # Tensors and metadata, from `Trainer.state`
+) -> None:
+    "Write the state of a training, whole or not at all."
+    save_tensors(path, state.tensors, state.metadata)
 
+def load_checkpoint(
+    path: str | Path | None, # The checkpoint's file, if one is kept
+) -> Saved | None: # `None` where there is nothing to resume from
+    "Read the state of a training; raises `CheckpointError` where the file is damaged."
+    if path is None or not Path(path).exists():
+        return None
+    return load_tensors(path)
+
+# %% ../nbs/00_core.ipynb #10d283e4
+class Processes:
+    "This process among those that share a training; alone without an accelerator."
+    def __init__(self,
+        accelerator = None, # An `accelerate.Accelerator`
+    ):
+        self.accelerator = accelerator
+        self.index = accelerator.process_index if accelerator else 0
+        self.count = accelerator.num_processes if accelerator else 1
+
+    def gather(self,
+        x: torch.Tensor, # (rows, ...)
+    ) -> torch.Tensor: # (processes * rows, ...)
+        "Put the rows of all processes together, in the order of the processes."
+        if self.count == 1:
+            return x
+        return self.accelerator.gather(x.to(self.accelerator.device)).to(x.device)
+
+    def share(self,
+        rows: torch.Tensor, # (rows,) row numbers of a step
+    ) -> torch.Tensor: # Those of this process, perhaps none
+        "Pick this process's rows of a step."
+        return rows.tensor_split(self.count)[self.index]
+
+    def sum(self,
+        parameters: list[nn.Parameter], # Their gradients are summed in place
+        numbers: dict[str, float], # Losses of this process's rows
+    ) -> dict[str, float]: # Their sums
+        "Sum gradients and numbers over all processes."
+        if self.count == 1:
+            return numbers
+        used = [float(p.grad is not None) for p in parameters]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        end = grads[0].new_tensor([*used, *numbers.values()])
+        message = torch.cat([*(grad.flatten() for grad in grads), end])
+        lengths = [p.numel() for p in parameters] + [len(used), len(numbers)]
+        *grads, used, values = self.accelerator.reduce(message, "sum").split(lengths)
+        for p, grad, users in zip(parameters, grads, used.tolist()):
+            p.grad = grad.view_as(p) if users else None
+        return dict(zip(numbers, values.tolist()))
+
+# %% ../nbs/00_core.ipynb #309b9c9b
 @contextlib.contextmanager
 def _holding(parameters, values):
-    "The parameters hold `values` inside the block; nothing happens where `values` is None."
+    "The parameters hold `values` inside the block; nothing happens if `values` is None."
     kept = None if values is None else [p.detach().clone() for p in parameters]
     def put(values):
         with torch.no_grad():
-            for p, v in zip(parameters, values): p.copy_(v)
-    if kept: put(values)
-    try: yield
+            for p, v in zip(parameters, values):
+                p.copy_(v)
+    if kept:
+        put(values)
+    try:
+        yield
     finally:
-        if kept: put(kept)
+        if kept:
+            put(kept)
 
-# %% ../nbs/00_core.ipynb #8ab08e03
+# %% ../nbs/00_core.ipynb #37f4557b
+@dataclass
+class Trainer:
+    "One training of a module on numbered rows: its settings, and where it stands."
+    module: nn.Module # What is trained, in place
+    loss: Callable # Row numbers `(rows,)` int64 -> named tuple of scalar losses, means over the rows, of which `total` is minimised; with `counts` also the step's totals -> shares of the step's losses, which add up
+    n_rows: int # How many training rows there are
+    _: KW_ONLY
+    epochs: int # Passes over the rows
+    counts: dict[str, torch.Tensor] | None = None # How many cases each row brings to the terms of the loss, `(n_rows,)` each, such as positions; `None` if every term is a mean over rows
+    batch_size: int = 32 # Rows per step of the optimiser; the last step of an epoch may have fewer
+    accumulate: int = 1 # Parts in which each process works through its rows of a step: more parts, less memory
+    lr: float = 1e-3 # Peak learning rate of AdamW
+    faster: dict[str, float] | None = None # Factors on the learning rate of some parameters, by name; 1 for all others
+    weight_decay: float = 0.0 # Decoupled weight decay
+    clip: float | None = None # Largest norm of the gradient, none if `None`
+    warmup: float = 0.0 # Share of all steps spent warming up
+    shape: str = "constant" # Learning-rate shape after the warm-up, see `learning_rate`
+    ema: float | None = None # Share of itself that the average of the weights keeps at each step, such as 0.999; no average if `None`
+    seed: int = 0 # Order of the rows and every random draw inside `loss`
+    evaluate: Callable | None = None # `() ->` validation score, higher is better, or a dict of numbers with a `score`; called without gradient in eval mode
+    every: int = 1 # Epochs between two calls of `evaluate`
+    patience: int | None = None # Stop after this many calls without a better score
+    checkpoint: str | Path | None = None # Where to keep the state after each epoch; if the file exists, training resumes from it
+    log: Callable[[dict], None] | None = None # Called with each epoch's row of the log
+    name: str = "training" # How the bar and the errors call it
+    accelerator: Any = None # An `accelerate.Accelerator` whose processes share each step's rows; one process if `None`
+
+    def __post_init__(self):
+        self.processes = Processes(self.accelerator)
+        if self.processes.index:
+            self.log = None # the first process speaks for all
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self.optimizer = self._optimizer()
+        self.steps = self.epochs * math.ceil(self.n_rows / self.batch_size)
+        self.step, self.epoch = 0, 0 # made so far
+        self.rows: list[dict] = [] # the log
+        self.best, self.best_score, self.stale = None, -math.inf, 0
+        self.average = None
+        if self.ema is not None:
+            self.average = [p.detach().clone() for p in self.parameters]
+
+# %% ../nbs/00_core.ipynb #874b9250
+@patch
+def _optimizer(self: Trainer):
+    "AdamW, with a group of parameters for each factor on the learning rate."
+    faster, named = self.faster or {}, dict(self.module.named_parameters())
+    unknown = sorted(set(faster) - set(named))
+    if unknown:
+        raise ConfigError(
+            f"{self.name} has no parameter '{unknown[0]}' that could learn faster. "
+            "Look at its named_parameters().")
+    groups = {}
+    for name, p in named.items():
+        if p.requires_grad:
+            groups.setdefault(faster.get(name, 1.0), []).append(p)
+    return torch.optim.AdamW(
+        [{"params": some, "times": times} for times, some in groups.items()],
+        lr=self.lr, weight_decay=self.weight_decay)
+
+@patch
+def _set_rate(self: Trainer) -> None:
+    "Give the optimiser the learning rate of the coming step."
+    warmup = int(self.warmup * self.steps)
+    self.rate = self.lr * learning_rate(self.step, self.steps, warmup, self.shape)
+    for group in self.optimizer.param_groups:
+        group["lr"] = self.rate * group["times"]
+
+@patch
+def _stopped(self: Trainer, what: str) -> TrainingError:
+    "The error that ends a training, with its place and the remedy."
+    kept = ""
+    if self.checkpoint is not None and Path(self.checkpoint).exists():
+        kept = f" The last good checkpoint is {self.checkpoint}."
+    return TrainingError(
+        f"{self.name}: {what} in epoch {self.epoch + 1}, step {self.step + 1}. "
+        f"Lower the learning rate (now {self.rate:.2g}).{kept}")
+
+# %% ../nbs/00_core.ipynb #37d5a896
+@patch
+def _part_losses(self: Trainer, part: torch.Tensor, rows: torch.Tensor):
+    "Losses of some of a step's rows, and the factor that makes them shares."
+    try:
+        if self.counts is None:
+            return self.loss(part), len(part) / len(rows)
+        totals = {name: int(count[rows].sum()) for name, count in self.counts.items()}
+        return self.loss(part, totals), 1.0
+    except NotFiniteError as error:
+        raise self._stopped(str(error)[:-1]) from error
+
+@patch
+def backward(self: Trainer,
+    rows: torch.Tensor, # (rows,) row numbers of a step
+) -> dict[str, float]: # Losses of the step
+    "Add up a step's gradients over parts and processes."
+    mine, values = self.processes.share(rows), {}
+    here = 1.0 if len(mine) else 0.0 # a process without a row joins in at weight 0
+    for part in (mine if len(mine) else rows[:1]).tensor_split(self.accumulate):
+        if not len(part):
+            continue
+        losses, share = self._part_losses(part, rows)
+        (losses.total * (here * share)).backward()
+        for key, value in losses._asdict().items():
+            if value is not None:
+                number = float(torch.as_tensor(value).detach())
+                values[key] = values.get(key, 0.0) + here * share * number
+    return self.processes.sum(self.parameters, values)
+
+@patch
+def take_step(self: Trainer,
+    rows: torch.Tensor, # (rows,) row numbers
+) -> dict[str, float]: # Losses of the step
+    "Make one step of the optimiser; raises `TrainingError` where a loss is not finite."
+    self._set_rate()
+    self.optimizer.zero_grad(set_to_none=True)
+    values = self.backward(rows)
+    for key, value in values.items():
+        if not math.isfinite(value):
+            raise self._stopped(f"the loss '{key}' is {value}")
+    if self.clip is not None:
+        nn.utils.clip_grad_norm_(self.parameters, self.clip)
+    self.optimizer.step()
+    self.step += 1
+    if self.average is not None:
+        # early on the average follows closely, or it would remember the start
+        keep = min(self.ema, self.step / (self.step + 10))
+        for a, p in zip(self.average, self.parameters):
+            a.lerp_(p.detach(), 1 - keep)
+    return values
+
+# %% ../nbs/00_core.ipynb #bc1a1c42
+@patch
+def run_epoch(self: Trainer) -> dict: # `epoch`, mean of each loss, `seconds`
+    "Make one pass over all rows, in a random order."
+    self.module.train()
+    began, sums = time.perf_counter(), {}
+    order = torch.randperm(self.n_rows, device="cpu")[None]
+    for rows in self.processes.gather(order)[0].split(self.batch_size):
+        for key, value in self.take_step(rows).items():
+            sums[key] = sums.get(key, 0.0) + value * len(rows)
+    means = {key: value / self.n_rows for key, value in sums.items()}
+    seconds = time.perf_counter() - began
+    return {"epoch": self.epoch + 1, **means, "seconds": seconds}
+
+@patch
+def validate(self: Trainer) -> dict[str, float]: # What `evaluate` found, nothing if it is not due
+    "Score the weights, or their average, and keep them if they are the best so far."
+    due = (self.epoch + 1) % self.every == 0 or self.epoch + 1 == self.epochs
+    if self.evaluate is None or not due:
+        return {}
+    self.module.eval()
+    with torch.no_grad(), _holding(self.parameters, self.average):
+        found = self.evaluate()
+        found = found if isinstance(found, dict) else {"score": found}
+        numbers = torch.tensor([[float(x) for x in found.values()]], dtype=torch.float64)
+        found = dict(zip(found, self.processes.gather(numbers)[0].tolist()))
+        if found["score"] > self.best_score:
+            self.best_score, self.stale = found["score"], 0
+            state = self.module.state_dict()
+            self.best = {name: value.detach().clone() for name, value in state.items()}
+        else:
+            self.stale += 1
+    return found
+
+# %% ../nbs/00_core.ipynb #ba16155e
+@patch
+def state(self: Trainer) -> Saved: # For `save_checkpoint`
+    "Collect everything that a resumed training needs; every process must call it."
+    tensors = (
+        _prefixed("module/", self.module.state_dict())
+        | _prefixed("best/", self.best or {})
+        | {f"average/{i}": a for i, a in enumerate(self.average or [])}
+        | _flatten_optimizer(self.optimizer)
+        | _random_states(self.processes.gather))
+    metadata = {
+        "steps": self.steps,
+        "step": self.step,
+        "epoch": self.epoch,
+        "log": self.rows,
+        "best_score": self.best_score if self.best else None,
+        "stale": self.stale,
+    }
+    return Saved(tensors, metadata)
+
+@patch
+def check_checkpoint(self: Trainer,
+    saved: Saved, # From `load_checkpoint`
+) -> None:
+    "Raise `CheckpointError` where a checkpoint is from a training with other settings."
+    steps, processes = saved.metadata.get("steps"), len(saved.tensors["rng"])
+    averaged = any(name.startswith("average/") for name in saved.tensors)
+    where = f"{self.checkpoint} is from a training"
+    if steps != self.steps:
+        raise CheckpointError(
+            f"{where} of {steps} steps, not {self.steps}. "
+            "Delete it, or use the same settings.")
+    if processes != self.processes.count:
+        raise CheckpointError(
+            f"{where} with {processes} processes, not {self.processes.count}. "
+            "Delete it, or use as many.")
+    if averaged != (self.average is not None):
+        raise CheckpointError(
+            f"{where} {'with' if averaged else 'without'} an average of the weights. "
+            "Delete it, or use the same settings.")
+
+@patch
+def restore(self: Trainer,
+    saved: Saved, # From `load_checkpoint`
+) -> None:
+    "Go on from a checkpoint, and report what was logged before it."
+    self.check_checkpoint(saved)
+    tensors, metadata = saved
+    self.module.load_state_dict(_pick(tensors, "module/"))
+    _restore_optimizer(self.optimizer, tensors)
+    _restore_random(tensors, self.processes.index)
+    self.best = _pick(tensors, "best/") or None
+    if self.average is not None:
+        self.average = [
+            tensors[f"average/{i}"].to(p.device) for i, p in enumerate(self.parameters)
+        ]
+    self.step, self.epoch, self.stale = (
+        metadata["step"], metadata["epoch"], metadata["stale"])
+    self.rows = metadata["log"]
+    self.best_score = metadata["best_score"] if self.best else -math.inf
+    for row in self.rows if self.log else ():
+        self.log(row)
+
+# %% ../nbs/00_core.ipynb #6c4a0ffc
+@patch
+def run(self: Trainer) -> list[dict]: # One row per epoch: `epoch`, mean of each loss, `score` where evaluated, `seconds`
+    "Train, and leave the best weights in the module."
+    with seeded(self.seed + self.processes.index):
+        self._start()
+        bar = progress(range(self.epoch, self.epochs), self.name, total=self.epochs)
+        bar.update(self.epoch)
+        for _ in bar:
+            if self.patience is not None and self.stale >= self.patience:
+                break
+            row = self.run_epoch()
+            row |= self.validate()
+            if "score" in row:
+                best = f"{self.best_score:.4f}"
+                bar.set_postfix(score=f"{row['score']:.4f}", best=best, refresh=False)
+            self.epoch += 1
+            self.rows.append(row)
+            if self.log:
+                self.log(row)
+            self._keep()
+    self._finish()
+    return self.rows
+
+@patch
+def _start(self: Trainer) -> None:
+    "Resume from the checkpoint; else all processes start where the first one does."
+    saved = load_checkpoint(self.checkpoint)
+    if saved is not None:
+        self.restore(saved)
+    elif self.processes.count > 1:
+        with torch.no_grad():
+            for value in self.module.state_dict().values():
+                value.copy_(self.processes.gather(value[None])[0])
+
+@patch
+def _keep(self: Trainer) -> None:
+    "Keep a checkpoint if one is wanted; the first process writes it."
+    if self.checkpoint is None:
+        return
+    state = self.state()
+    if self.processes.index == 0:
+        save_checkpoint(self.checkpoint, state)
+
+@patch
+def _finish(self: Trainer) -> None:
+    "Leave the best weights in the module, or their average if nothing was scored."
+    if self.best is not None:
+        self.module.load_state_dict(self.best)
+    elif self.average is not None:
+        with torch.no_grad():
+            for p, a in zip(self.parameters, self.average):
+                p.copy_(a)
+    self.module.eval()
+
 def train(
     module: nn.Module, # What is trained, in place
-    loss: Callable, # Row numbers `(rows,)` int64 -> named tuple of scalar losses, means over the rows, whose field `total` is minimised
+    loss: Callable, # Losses of some rows, see `Trainer`
     n_rows: int, # How many training rows there are
-    *,
-    epochs: int, # Passes over the rows
-    batch_size: int = 32, # Rows per step of the optimiser; the last step of an epoch may have fewer
-    accumulate: int = 1, # Parts in which each process works through its rows of a step: more parts, less memory
-    lr: float = 1e-3, # Peak learning rate of AdamW
-    faster: dict[str, float] | None = None, # Factors on the learning rate of some parameters, by name; 1 for all others
-    weight_decay: float = 0.0, # Decoupled weight decay
-    clip: float | None = None, # Largest norm of the gradient, none if `None`
-    warmup: float = 0.0, # Share of all steps spent warming up
-    shape: str = "constant", # Learning-rate shape after the warm-up, see `learning_rate`
-    ema: float | None = None, # Share of itself that the average of the weights keeps at each step, such as 0.999; no average if `None`
-    seed: int = 0, # Order of the rows and every random draw inside `loss`
-    evaluate: Callable[[], float] | None = None, # Validation score, higher is better, called without gradient in eval mode
-    every: int = 1, # Epochs between two calls of `evaluate`
-    patience: int | None = None, # Stop after this many calls without a better score
-    checkpoint: str | Path | None = None, # Where to keep the state after each epoch; if the file exists, training resumes from it
-    log: Callable[[dict], None] | None = None, # Called with each epoch's row of the log
-    name: str = "training", # How the bar and the errors call it
-    accelerator = None, # An `accelerate.Accelerator` whose processes share each step's rows; one process if `None`
+    **settings, # `epochs` and the other settings of `Trainer`
 ) -> list[dict]: # One row per epoch: `epoch`, mean of each loss, `score` where evaluated, `seconds`
     "Train `module` and leave its best weights in it; raises `TrainingError` where a loss is not finite, `ConfigError` for a factor of no parameter."
-    process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    def gather(x): return x if processes == 1 else accelerator.gather(x.to(accelerator.device)).to(x.device)
-    def stopped(what):
-        kept = f" The last good checkpoint is {checkpoint}." if checkpoint is not None and Path(checkpoint).exists() else ""
-        return TrainingError(f"{name}: {what} in epoch {epoch + 1}, step {step + 1}. Lower the learning rate (now {lr * factor:.2g}).{kept}")
-    if process: log = None # the first process speaks for all
-    learning, faster = {name: p for name, p in module.named_parameters() if p.requires_grad}, faster or {}
-    strange = set(faster) - {name for name, _ in module.named_parameters()}
-    if strange: raise ConfigError(f"{name} has no parameter '{sorted(strange)[0]}' that could learn faster. Look at its named_parameters().")
-    parameters, groups = list(learning.values()), {}
-    for own, p in learning.items(): groups.setdefault(faster.get(own, 1.0), []).append(p)
-    optimizer = torch.optim.AdamW([{"params": some, "times": times} for times, some in groups.items()], lr=lr, weight_decay=weight_decay)
-    steps = epochs * math.ceil(n_rows / batch_size)
-    step, rows_log, best, best_score, stale, start = 0, [], None, -math.inf, 0, 0
-    average = None if ema is None else [p.detach().clone() for p in parameters]
-    with seeded(seed + process):
-        if checkpoint is not None and Path(checkpoint).exists():
-            tensors, meta = load_tensors(checkpoint)
-            if meta.get("steps") != steps: raise CheckpointError(f"{checkpoint} is from a training of {meta.get('steps')} steps, not {steps}. Delete it, or use the same settings.")
-            if len(tensors["rng"]) != processes: raise CheckpointError(f"{checkpoint} is from a training with {len(tensors['rng'])} processes, not {processes}. Delete it, or use as many.")
-            if any(k.startswith("average/") for k in tensors) != (ema is not None): raise CheckpointError(f"{checkpoint} is from a training {'without' if ema is not None else 'with'} an average of the weights. Delete it, or use the same settings.")
-            module.load_state_dict(_pick(tensors, "module/")); _restore_optimizer(optimizer, tensors); _restore_random(tensors, process)
-            best = _pick(tensors, "best/") or None
-            if ema is not None: average = [tensors[f"average/{i}"].to(p.device) for i, p in enumerate(parameters)]
-            step, rows_log, best_score, stale, start = meta["step"], meta["log"], meta["best_score"] if best else -math.inf, meta["stale"], meta["epoch"]
-            if log:
-                for row in rows_log: log(row)
-        elif processes > 1:
-            with torch.no_grad():
-                for value in module.state_dict().values(): value.copy_(gather(value[None])[0]) # everyone starts where the first process does
-        bar = progress(range(start, epochs), name, total=epochs)
-        bar.update(start)
-        for epoch in bar:
-            if patience is not None and stale >= patience: break
-            module.train(); began = time.perf_counter(); sums, seen = {}, 0
-            for rows in gather(torch.randperm(n_rows, device="cpu")[None])[0].split(batch_size):
-                factor = learning_rate(step, steps, int(warmup * steps), shape)
-                for group in optimizer.param_groups: group["lr"] = lr * factor * group["times"]
-                optimizer.zero_grad(set_to_none=True)
-                mine, values = rows.tensor_split(processes)[process], {}
-                for part in (mine if len(mine) else rows[:1]).tensor_split(accumulate): # a process without a row of its own joins in at weight 0
-                    if not len(part): continue
-                    try: losses = loss(part)
-                    except NotFiniteError as error: raise stopped(str(error)[:-1]) from error
-                    share = len(part) / len(rows) if len(mine) else 0.0
-                    (losses.total * share).backward()
-                    for key, value in losses._asdict().items():
-                        if value is not None: values[key] = values.get(key, 0.0) + share * float(torch.as_tensor(value).detach())
-                if processes > 1: values = _sum_over_processes(accelerator, parameters, values)
-                for key, value in values.items():
-                    if not math.isfinite(value): raise stopped(f"the loss '{key}' is {value}")
-                if clip is not None: nn.utils.clip_grad_norm_(parameters, clip)
-                optimizer.step(); step += 1; seen += len(rows)
-                if ema is not None:
-                    keep = min(ema, step / (step + 10)) # early on the average follows closely, or it would remember the start
-                    for a, p in zip(average, parameters): a.lerp_(p.detach(), 1 - keep)
-                for key, value in values.items(): sums[key] = sums.get(key, 0.0) + value * len(rows)
-            row = {"epoch": epoch + 1, **{k: v / seen for k, v in sums.items()}, "seconds": time.perf_counter() - began}
-            if evaluate is not None and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
-                module.eval()
-                with torch.no_grad(), _holding(parameters, average):
-                    row["score"] = gather(torch.tensor([float(evaluate())], dtype=torch.float64))[0].item()
-                    if row["score"] > best_score:
-                        best_score, stale = row["score"], 0
-                        best = {k: v.detach().clone() for k, v in module.state_dict().items()}
-                    else: stale += 1
-                bar.set_postfix(score=f"{row['score']:.4f}", best=f"{best_score:.4f}", refresh=False)
-            rows_log.append(row)
-            if log: log(row)
-            if checkpoint is not None:
-                random_states = _random_states(gather)
-                if process == 0:
-                    state = {f"module/{k}": v for k, v in module.state_dict().items()} | {f"best/{k}": v for k, v in (best or {}).items()} | {f"average/{i}": a for i, a in enumerate(average or [])}
-                    save_tensors(checkpoint, state | _flatten_optimizer(optimizer) | random_states,
-                        {"steps": steps, "step": step, "epoch": epoch + 1, "log": rows_log, "best_score": best_score if best else None, "stale": stale})
-    if best is not None: module.load_state_dict(best)
-    elif ema is not None:
-        with torch.no_grad():
-            for p, a in zip(parameters, average): p.copy_(a)
-    module.eval()
-    return rows_log
+    return Trainer(module, loss, n_rows, **settings).run()
 
 # %% ../nbs/00_core.ipynb #778fbf1b
 def device_of(

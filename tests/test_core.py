@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from contrec.core import (CheckpointError, ConfigError, ContrecError, NotFiniteError, TrainingError, atomic_path, environment, learning_rate,
-                          load_tensors, progress, read_json, save_tensors, seeded, sha256, train, write_json)
+from contrec.core import (CheckpointError, ConfigError, ContrecError, NotFiniteError, TrainingError, Trainer, atomic_path, environment,
+                          learning_rate, load_checkpoint, load_tensors, progress, read_json, save_checkpoint, save_tensors, seeded, sha256, train,
+                          write_json)
 
 
 class Loss(NamedTuple):
@@ -228,6 +229,90 @@ def test_parts_make_the_same_steps(tmp_path):
     (told, whole), (retold, parts) = run(), run(accumulate=4)
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
     assert [r["epoch"] for r in retold] == [1, 2, 3] and abs(told[-1]["total"] - retold[-1]["total"]) < 1e-4
+
+
+LENGTHS = torch.arange(1, 41)  # sorted: the first parts hold few cases, the last ones many
+CASES = torch.randn(40, 40, 3, generator=torch.Generator().manual_seed(1))
+
+
+def gradient_of_sorted_rows(accumulate, counted):
+    """The gradient of one step in which row r has LENGTHS[r] cases; also what is logged."""
+    net = nn.Sequential(*(m for m in model() if not isinstance(m, nn.Dropout)))
+
+    def mean(rows):
+        real = torch.arange(40) < LENGTHS[rows][:, None]
+        return (net(CASES[rows][real]) - 1).square().mean()
+
+    def shares(rows, totals):
+        return Loss(mean(rows) * int(LENGTHS[rows].sum()) / totals["cases"])
+    loss = shares if counted else lambda rows: Loss(mean(rows))
+    counts = {"cases": LENGTHS} if counted else None
+    trainer = Trainer(net, loss, 40, epochs=1, batch_size=40, accumulate=accumulate, counts=counts)
+    logged = trainer.backward(torch.arange(40))
+    return torch.cat([p.grad.flatten() for p in net.parameters()]), logged["total"]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 8])
+def test_with_counts_a_step_means_the_same_in_any_number_of_parts(accumulate):
+    whole, logged = gradient_of_sorted_rows(1, counted=False)
+    parts, relogged = gradient_of_sorted_rows(accumulate, counted=True)
+    assert (parts - whole).norm() < 1e-5 * whole.norm() and relogged == pytest.approx(logged, rel=1e-5)
+
+
+def test_without_counts_means_over_cases_would_change_with_the_parts():
+    whole, _ = gradient_of_sorted_rows(1, counted=False)
+    parts, _ = gradient_of_sorted_rows(8, counted=False)
+    assert (parts - whole).norm() > 0.01 * whole.norm()
+
+
+def test_two_processes_add_up_to_one():
+    """Each process works out its share of a step; their sums are the step's gradient. The communication itself is tested in test_processes."""
+    class Half:
+        num_processes = 2
+
+        def __init__(self, index):
+            self.process_index = index
+
+        def reduce(self, message, how):
+            messages.append(message)
+            return message
+    messages, net = [], nn.Linear(3, 1)
+    rows = torch.arange(40)
+
+    def loss(part, totals):
+        real = torch.arange(40) < LENGTHS[part][:, None]
+        return Loss((net(CASES[part][real]) - 1).square().sum() / totals["cases"])
+    settings = dict(epochs=1, batch_size=40, counts={"cases": LENGTHS})
+    one = Trainer(net, loss, 40, **settings)
+    one.backward(rows)
+    whole = torch.cat([p.grad.flatten() for p in net.parameters()])
+    for index in range(2):
+        net.zero_grad()
+        Trainer(net, loss, 40, accumulate=3, accelerator=Half(index), **settings).backward(rows)
+    found = sum(messages)[:len(whole)]
+    assert (found - whole).norm() < 1e-5 * whole.norm()
+    # a step with fewer rows than processes: the second one joins in at weight 0
+    messages.clear()
+    net.zero_grad()
+    Trainer(net, loss, 40, accelerator=Half(1), **settings).backward(rows[:1])
+    assert not messages[0][:len(whole)].any()
+
+
+def test_further_figures_of_a_validation_are_logged():
+    net = model()
+    rows = train(net, loss_of(net), 64, epochs=2, evaluate=lambda: {"score": 1.0, "rank": torch.tensor(3.5)})
+    assert [(r["score"], r["rank"]) for r in rows] == [(1.0, 3.5)] * 2
+
+
+def test_a_checkpoint_is_written_and_read_by_two_functions(tmp_path):
+    net, path = model(), tmp_path / "c.safetensors"
+    assert load_checkpoint(path) is None and load_checkpoint(None) is None
+    trainer = Trainer(net, loss_of(net), 64, epochs=2)
+    trainer.run()
+    save_checkpoint(path, trainer.state())
+    again = Trainer(model(), loss_of(net), 64, epochs=2)
+    again.restore(load_checkpoint(path))
+    assert again.epoch == 2 and again.step == trainer.step and again.rows == trainer.rows
 
 
 def test_trap_11_parts_do_not_change_the_rate():
