@@ -6,7 +6,7 @@
 __all__ = ['ContrecError', 'DataError', 'ConfigError', 'CheckpointError', 'NotFiniteError', 'TrainingError', 'atomic_path',
            'write_json', 'read_json', 'save_tensors', 'Saved', 'load_tensors', 'sha256', 'seeded', 'progress',
            'learning_rate', 'save_checkpoint', 'load_checkpoint', 'Processes', 'Trainer', 'train', 'device_of',
-           'device_name', 'environment']
+           'device_name', 'environment', 'escape_controls', 'MemoryBudgetError', 'memory_budget', 'check_memory']
 
 # %% ../nbs/00_core.ipynb #326b1350
 import contextlib, hashlib, json, math, os, platform, random, sys, time
@@ -584,3 +584,64 @@ def environment() -> dict: # Versions of what matters, and the machine in words
         except PackageNotFoundError: return None
     packages = ("contrec", "torch", "transformers", "peft", "numpy", "scipy", "pandas", "faiss-cpu", "umap-learn", "implicit")
     return {"python": platform.python_version(), **{p: of(p) for p in packages if of(p)}, "threads": torch.get_num_threads(), "device": device_name("cuda" if torch.cuda.is_available() else "cpu")}
+
+# %% ../nbs/00_core.ipynb #6b312a0d
+import re
+
+# C0, DEL, C1, marks and overrides of the reading direction, line separators, byte order
+# mark, halves of surrogate pairs
+_CONTROLS = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+def escape_controls(
+    text: Any, # Made a string if it is none
+    keep: str = "", # Characters that stay as they are, such as a line break of our own
+) -> str:
+    "Write control characters as `\\uXXXX`, so that text from data cannot steer a terminal."
+    def escaped(match):
+        character = match[0]
+        return character if character in keep else f"\\u{ord(character):04x}"
+    return _CONTROLS.sub(escaped, str(text))
+
+# %% ../nbs/00_core.ipynb #bd834336
+import psutil
+
+class MemoryBudgetError(ConfigError):
+    "Work that needs more memory than the process may take."
+
+def _container_memory(folder=Path("/sys/fs/cgroup")):
+    "Bytes that a container's limit (cgroup v2) leaves; infinity where there is no limit."
+    try:
+        limit = int((folder/"memory.max").read_text())
+        rows = (folder/"memory.stat").read_text().splitlines()
+        cached = int(dict(row.split() for row in rows)["inactive_file"])
+        used = int((folder/"memory.current").read_text()) - cached
+    except (OSError, ValueError, KeyError): # no container, or no limit: "max"
+        return math.inf
+    return max(0, limit - used)
+
+def memory_budget() -> int: # Bytes
+    "Return how much memory the process may still take; raise `ConfigError` for a strange budget."
+    given = os.environ.get("CONTREC_MEMORY_GB")
+    if given is None: # a part stays free for everything else
+        return int(0.8 * min(psutil.virtual_memory().available, _container_memory()))
+    with contextlib.suppress(ValueError):
+        if 0 < float(given) < math.inf:
+            return int(float(given) * 1e9)
+    raise ConfigError(f"CONTREC_MEMORY_GB is {given!r} in the environment. "
+        "Give a number of gigabytes above 0, or leave it out.")
+
+def check_memory(
+    what: str, # What needs the memory, with its size: `EASE on 38,808 items`
+    need: float, # Bytes at its peak
+    remedy: str, # A sentence that says what to do instead
+) -> None:
+    "Raise `MemoryBudgetError` if `need` is more than `memory_budget()`."
+    budget = memory_budget()
+    if need > budget:
+        raise MemoryBudgetError(f"{what} needs {_gigabytes(need)} of memory, and "
+            f"{_gigabytes(budget)} may be used. {remedy} "
+            "(CONTREC_MEMORY_GB sets another budget.)")
+
+def _gigabytes(n):
+    return f"{n / 1e9:,.1f} GB" if n >= 1e9 else f"{n / 1e9:.2g} GB"
