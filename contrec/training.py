@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .core import CheckpointError, ContrecError, atomic_path, read_json, write_json
+from .core import CheckpointError, ContrecError, atomic_path, checkpoint_exists, read_json, remove_checkpoint, write_json
 
 # %% ../nbs/14_training.ipynb #4a58fd46
 def read_log_rows(
@@ -74,14 +74,16 @@ class Stages:
         self.rows = [r for r in self.rows if r["stage"] != name]
         self._write_rows()
         self.tell(f"{name} ...")
-        resumed = checkpoint is not None and checkpoint.exists()
+        resumed = checkpoint is not None and checkpoint_exists(checkpoint)
         began, told = time.perf_counter(), []
         def log(row): told.append((row.get("seconds", 0), time.perf_counter() - began)); self._append({"stage": name, **row})
         result = make(checkpoint if self.first or shared else None, log)
         before = sum(s for s, at in told if resumed and s > at) # epochs replayed from the checkpoint took their time in an earlier process
         self.seconds[name] = round(before + time.perf_counter() - began, 3)
         if base and self.first:
-            save(result, base); write_json(marker, {"seconds": self.seconds[name]}); checkpoint.unlink(missing_ok=True)
+            save(result, base)
+            write_json(marker, {"seconds": self.seconds[name]})
+            remove_checkpoint(checkpoint)
         self.wait()
         self.tell(f"{name}: {self.seconds[name]:.1f} s")
         return result

@@ -259,19 +259,25 @@ def test_a_model_that_is_not_there(tmp_path, capsys):
     refused(capsys, ["evaluate", "--model", tmp_path / "nothing"], "nothing")
 
 
-def test_a_damaged_checkpoint(world, tmp_path, capsys, monkeypatch):
+def test_a_damaged_checkpoint(world, finished, tmp_path, capsys, monkeypatch):
+    """The newest one costs an epoch; only where both generations are damaged the run stops, with the remedy."""
     append = contrec.training.Stages._append
     def stop(self, row):
         append(self, row)
-        if (row["stage"], row["epoch"]) == ("recommender", 2):
+        if (row["stage"], row["epoch"]) == ("recommender", 3):
             raise KeyboardInterrupt
     with monkeypatch.context() as patch:
         patch.setattr(contrec.training.Stages, "_append", stop)
         cli.main(arguments(world, tmp_path / "run"))
     capsys.readouterr()
-    checkpoint = next((tmp_path / "run" / "stages").glob("*.checkpoint.safetensors"))
-    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
-    refused(capsys, arguments(world, tmp_path / "run", "--resume"), checkpoint.name, "damaged")
+    newest, before = (tmp_path / "run" / "stages" / f"recommender.checkpoint{x}.safetensors" for x in ("", ".previous"))
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    for path in (newest, tmp_path / "other" / newest.relative_to(tmp_path / "run"), tmp_path / "other" / before.relative_to(tmp_path / "run")):
+        path.write_bytes(path.read_bytes()[:100])
+    refused(capsys, arguments(world, tmp_path / "other", "--resume"), newest.name, before.name, "damaged", "Delete")
+    assert cli.main(arguments(world, tmp_path / "run", "--resume")) == 0
+    assert "recommender.checkpoint.safetensors is damaged" in capsys.readouterr().err
+    assert systems(tmp_path / "run") == systems(finished)
 
 
 def test_a_folder_with_another_run(world, finished, capsys):
