@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from .core import ConfigError, NotFiniteError
 from .denoiser import Denoiser
 from .dispersive import dispersive
+from .schema import Presets, check_name
 from .schedule import KINDS, Schedule, ddim_coefficients, ddpm_coefficients, draw_times, q_sample, q_target, to_x0
 
 # %% ../nbs/12_diffusion.ipynb #25f65c83
@@ -75,20 +76,20 @@ class DiffusionLoss(NamedTuple):
 
 PREFERENCES = ("none", "negative", "centroid", "softmax")
 METHODS = {"ddim": ddim_coefficients, "ddpm": ddpm_coefficients}
-PRESETS = {
+PRESETS = Presets(**{
     "contrec": dict(parameterisation="x0", schedule="exp", T=200, p_terminal=0.5, preference="softmax",
         denoising_weight=0.2, dispersive_weight=0.5, dispersive_variant="infonce_cosine"),
     "contrec-paper": dict(parameterisation="x0", schedule="exp", T=200, p_terminal=0.0, preference="none", dispersive_weight=0.5),
     "deftrec": dict(parameterisation="eps", schedule="exp", T=200, p_terminal=0.0, preference="negative", preference_weight=0.5),
     "preferdiff": dict(parameterisation="x0", schedule="exp", T=200, p_terminal=0.0, preference="centroid", preference_weight=0.5),
-}
+})
 
 def preset(
     name: str, # `contrec`, `contrec-paper` (no ranking term, uniform times), `deftrec` or `preferdiff`
     **changes: Any, # Arguments of `Diffusion` that replace the preset's
 ) -> dict[str, Any]: # Arguments for `Diffusion`
     "The settings of a published system; raises `ConfigError` for an unknown name."
-    if name not in PRESETS: raise ConfigError(f"unknown diffusion preset '{name}'. Choose one of {', '.join(PRESETS)}.")
+    check_name(name, PRESETS, "diffusion preset")
     return PRESETS[name] | changes
 
 # %% ../nbs/12_diffusion.ipynb #9a86eb37
