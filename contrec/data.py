@@ -19,7 +19,7 @@ import pyarrow.parquet
 from fastcore.basics import patch
 from scipy import sparse
 
-from .core import ConfigError, DataError
+from .core import ConfigError, DataError, check_memory
 
 # %% ../nbs/00_data.ipynb #a9d96eae
 @dataclass(frozen=True, eq=False)
@@ -365,7 +365,9 @@ def train_matrix(self: Split) -> sparse.csr_matrix:
 
 @patch
 def category_matrix(self: Split) -> np.ndarray:
-    "(n_items, n_categories) float32, one where the item has the category; columns as in `categories`."
+    "(n_items, n_categories) float32, one where the item has the category; columns as in `categories`. Raises `MemoryBudgetError` for too many categories."
+    n = len(self.categories)
+    check_memory(f"a table of {self.n_items:,} items and {n:,} categories", 8 * self.n_items * n, "Use coarser categories, or check --category-separator.")
     number = {c: n for n, c in enumerate(self.categories)}
     return Ragged.from_lists([number[c] for c in row] for row in self.items["categories"]).to_csr(len(number)).toarray()
 
@@ -409,11 +411,42 @@ def _align(items, item_ids):
         "categories": column("categories", [()] * len(item_ids)), "text": column("text", [""] * len(item_ids))})
 
 # %% ../nbs/00_data.ipynb #38aa6782
+def _largest_core(frame, below):
+    "The largest core under `below` that leaves someone, or `None`; a smaller core never leaves fewer."
+    most = min(frame["user"].value_counts().max(), frame["item"].value_counts().max())
+    low, high = 0, min(below, int(most) + 1) # `low` leaves someone (0: not known), `high` does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if len(k_core(frame, middle, max(middle, 3))):
+            low = middle
+        else:
+            high = middle
+    return low or None
+
 def _refuse_empty(name, frame, core):
-    fits = next((k for k in range(core - 1, 0, -1) if len(k_core(frame, k, max(k, 3)))), None)
-    advice = f"Try a smaller one: --core {fits}." if fits else "No core leaves a user with the three interactions that a split needs: bring a longer log."
-    raise DataError(f"{name}: no user is left after the {core}-core, which removed all {frame['user'].nunique():,} users, {frame['item'].nunique():,} items and {len(frame):,} interactions "
-        f"(at most {frame['user'].value_counts().max():,} of one user and {frame['item'].value_counts().max():,} of one item).\n{advice}")
+    "Raise the `DataError` of a core that leaves nobody."
+    if not len(frame):
+        raise DataError(f"{name} has no rows. A log needs one row per interaction.")
+    fits = _largest_core(frame, core)
+    advice = f"Try a smaller one: --core {fits}." if fits else (
+        "No core leaves a user with the three interactions that a split needs: "
+        "bring a longer log.")
+    users, items = frame["user"].value_counts(), frame["item"].value_counts()
+    raise DataError(f"{name}: no user is left after the {core}-core, which removed all "
+        f"{len(users):,} users, {len(items):,} items and {len(frame):,} interactions "
+        f"(at most {users.max():,} of one user and {items.max():,} of one item).\n{advice}")
+
+def _refuse_small(name, histories, n_items, core):
+    "Raise `DataError` if the split leaves nothing to rank: too few items, or everybody has seen all."
+    least = 3
+    advice = "Bring a longer log" + (", or lower --core." if core > 1 else ".")
+    if n_items < least:
+        raise DataError(f"{name}: the split has {n_items} item{'s' * (n_items > 1)}, and a "
+            f"ranking needs {least} or more. {advice}")
+    seen = (histories.to_csr(n_items) > 0).sum(1)
+    if seen.min() >= n_items:
+        raise DataError(f"{name}: every user has seen all of the {n_items} items before the "
+            f"test, so there is nothing to recommend. {advice}")
 
 # %% ../nbs/00_data.ipynb #f38e2318
 def leave_one_out(
@@ -423,10 +456,13 @@ def leave_one_out(
     repeats: str = "keep", # `keep` every interaction, or only the `first` of a user with an item
     ties: str = "file", # Equal times stay in the order of the `file`, or are put in `random` order
 ) -> Split:
-    "Split a log; raises `DataError` where no user is left, `ConfigError` for an unknown rule."
+    "Split a log; raise `DataError` where no user or nothing to rank is left, `ConfigError` for an unknown rule."
     if repeats not in ("keep", "first"): raise ConfigError(f"unknown rule for repeats '{repeats}'. Choose keep or first.")
     if ties not in ("file", "random"): raise ConfigError(f"unknown rule for ties '{ties}'. Choose file or random.")
-    if core < 1: raise ConfigError(f"a core of {core} makes no sense. Choose 1 or more.")
+    if not isinstance(core, (int, np.integer)) or not 1 <= core <= 10**9:
+        raise ConfigError(f"a core of {core} makes no sense. Choose a whole number, 1 or more.")
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ConfigError(f"a seed of {seed} makes no sense. Choose a whole number, 0 or more.")
     rng, frame = np.random.default_rng(seed), interactions.frame
     new_user, new_item, tie = (rng.spawn(3)) # independent: one does not change with the size of another
     tie = tie.permutation(len(frame)) if ties == "random" else np.arange(len(frame))
@@ -444,6 +480,7 @@ def leave_one_out(
     rules = [interactions.source, f"{core}-core" + " (3 for users)" * (core < 3) if core > 1 else "users with 3 or more interactions", "time order",
         "ties by row order" if ties == "file" else f"ties in random order (seed {seed})", "repeats kept" if repeats == "keep" else "first of repeats",
         "leave-one-out (last item: test, the one before: validation)"]
+    _refuse_small(interactions.name, rows.drop_last(), len(item_ids), core)
     end = rows.offsets[1:]
     return Split(interactions.name, user_ids, item_ids, rows.drop_last().drop_last(), rows.values[end - 2], rows.values[end - 1],
         _align(interactions.items, item_ids), ", ".join(r for r in rules if r), digest)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MINILM', 'Embeddings', 'prefix_vectors', 'history_vectors', 'normalised_adjacency', 'negatives', 'BPRLoss',
-           'LightGCN', 'lightgcn', 'linear', 'ials', 'sasrec', 'item_sentences', 'TextVectors', 'SentenceVectors',
-           'text_encoder', 'encode_texts', 'text_vectors']
+           'LightGCN', 'lightgcn', 'linear_memory', 'linear', 'ials', 'sasrec', 'item_sentences', 'TextVectors',
+           'SentenceVectors', 'text_encoder', 'encode_texts', 'text_vectors']
 
 # %% ../nbs/04_embeddings.ipynb #1b37f054
 import warnings
@@ -28,7 +28,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from .baselines import SASRec
 from .catalog import cache_dir, fetch_wheel
-from .core import ConfigError, DataError, device_of, seeded, train
+from .core import ConfigError, DataError, check_memory, device_of, seeded, train
 from .data import Ragged, Split
 
 # %% ../nbs/04_embeddings.ipynb #884ed558
@@ -163,6 +163,12 @@ def lightgcn(
     return Embeddings(users.cpu().numpy().copy(), items.cpu().numpy().copy())
 
 # %% ../nbs/04_embeddings.ipynb #e9b3d815
+def linear_memory(
+    n_items: int, # Items in the catalogue
+) -> float: # Bytes
+    "Return how much memory `linear` takes at its peak: six matrices of items by items in float64."
+    return 48 * n_items**2
+
 def linear(
     split: Split, # Only `split.train` is read
     width: int = 64, # d_cf, at most n_items
@@ -171,6 +177,8 @@ def linear(
     "Factors of EASE's item-item matrix, made symmetric; a user is the sum of the factors of the history, so it has a running form."
     _check_width(width, split.n_items, "the number of items")
     if regularisation <= 0: raise ConfigError(f"regularisation is {regularisation}. It must be above 0.")
+    check_memory(f"the embedding 'linear' on {split.n_items:,} items", linear_memory(split.n_items),
+        "Choose another embedding: ials, lightgcn or sasrec.")
     x = split.train_matrix().astype(np.float64)
     gram = (x.T @ x).toarray() + regularisation * np.eye(split.n_items)
     precision = np.linalg.inv(gram)

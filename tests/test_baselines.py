@@ -1,4 +1,5 @@
 "Baselines against literal versions of their definitions, the common contract, and what bad input gets."
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -10,11 +11,12 @@ from implicit.cpu.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import CosineRecommender
 from threadpoolctl import threadpool_limits
 
-from contrec.baselines import (EASE, IALS, CausalEncoder, ItemKNN, Popularity, Recommender, SASRec, check_recommender, ease_weights, generalised_bce, recency, some_scores,
+from contrec.baselines import (EASE, IALS, CausalEncoder, ItemKNN, Popularity, Recommender, SASRec, check_recommender, ease_memory, ease_weights, generalised_bce, recency, some_scores,
     windows)
 from contrec.catalog import load_split
-from contrec.core import ConfigError, DataError, seeded
+from contrec.core import ConfigError, DataError, MemoryBudgetError, seeded
 from contrec.data import Ragged, from_frame, leave_one_out
+from contrec.embeddings import linear, linear_memory
 from contrec.metrics import per_user
 
 
@@ -328,3 +330,64 @@ class Broken(EASE):
     ("size", "alone is scored differently"), ("seen", "its own history"), ("reversed", "order of its scores"), ("unknown", "is not refused"), ("titles", "wrong titles")])
 def test_the_contract_notices(split, how, says):
     with pytest.raises(AssertionError, match=says): check_recommender(Broken(how).fit(split), split)
+
+
+# memory: what needs a matrix of items by items says so before it begins
+
+def wide_log(items, users=60, seed=0):
+    "Users with 25 of many items."
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"user": np.repeat(np.arange(users), 25), "item": rng.integers(0, items, users * 25), "timestamp": np.tile(np.arange(25), users)})
+    return leave_one_out(from_frame(frame, name="wide"), core=1)
+
+
+def peak(call):
+    "Bytes that a call takes at its peak."
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("system, memory, advice", [(EASE(), ease_memory, "Leave EASE out"), (None, linear_memory, "ials")])
+def test_more_memory_than_the_budget_is_refused_before_it_is_taken(system, memory, advice, monkeypatch):
+    split = wide_log(1500)
+    budget = 0.99 * memory(split.n_items)
+    monkeypatch.setenv("CONTREC_MEMORY_GB", repr(budget / 1e9))
+    def fit():
+        with pytest.raises(MemoryBudgetError, match=f"{split.n_items:,} items needs .* GB") as caught:
+            system.fit(split) if system else linear(split, width=8)
+        assert advice in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    assert peak(fit) < budget / 5
+    monkeypatch.setenv("CONTREC_MEMORY_GB", repr(memory(split.n_items) / 0.99e9))
+    used = peak(lambda: system.fit(split) if system else linear(split, width=8))
+    assert memory(split.n_items) / 3 < used < memory(split.n_items) # the estimate is one
+
+
+def test_item_knn_never_holds_a_matrix_of_items_by_items():
+    split = wide_log(6000, users=240)
+    assert split.n_items > 3000 and peak(lambda: ItemKNN().fit(split)) < 12 * split.n_items**2
+    a, b = ItemKNN().fit(split), split.train_matrix().toarray()
+    cosine = b.T @ b / np.maximum(np.sqrt(np.outer((b**2).sum(0), (b**2).sum(0))), 1e-9)
+    some = a.similarity[:, :50].toarray()
+    np.testing.assert_allclose(some[some > 0], cosine[:, :50][some > 0], rtol=1e-5)
+
+
+def test_folding_in_with_too_many_factors_is_refused(split, monkeypatch):
+    monkeypatch.setenv("CONTREC_MEMORY_GB", "0.0001")
+    with pytest.raises(MemoryBudgetError, match="iALS with 64 factors on 30 items"):
+        IALS(64).fit(split)
+
+
+def test_weights_of_ease_are_those_of_a_plain_inverse_whatever_the_blocks(monkeypatch):
+    matrix = wide_log(700).train_matrix()
+    plain = np.linalg.inv((matrix.T @ matrix).toarray().astype(float) + 20 * np.eye(matrix.shape[1]))
+    plain = -plain / np.diag(plain)
+    np.fill_diagonal(plain, 0)
+    found = ease_weights(matrix, 20.0)
+    np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-6)
+    for block in (7, 10_000):
+        monkeypatch.setattr("contrec.baselines._BLOCK", block)
+        np.testing.assert_array_equal(ease_weights(matrix, 20.0), found)
