@@ -18,7 +18,8 @@ import pooch
 
 from .core import ContrecError, DataError, atomic_path
 from .core import sha256 as file_sha256
-from .data import Interactions, Split, from_frame, leave_one_out
+from .data import Interactions, Split, leave_one_out
+from .reading import from_frame
 
 # %% ../nbs/01_catalog.ipynb #9388f83f
 def cache_dir(
@@ -226,6 +227,7 @@ def load_split(
     ties: str = "file", # See `leave_one_out`
 ) -> Split:
     "A named set, split by its usual protocol."
+    ties = "rows" if ties == "random" else ties # The files never change, nor does the order of their rows
     return leave_one_out(load(name, cache, folder), core=_dataset(name).core, seed=seed, ties=ties)
 
 # %% ../nbs/01_catalog.ipynb #88bf2407
@@ -263,7 +265,7 @@ def _read_ml_100k(files):
         rows = _rows(files, "ml-100k.item", "\t", 4, header=True)
         titles, genres = ["unknown" if r[1] == "unkonwn" else f"{r[1]} ({r[2]})" for r in rows], [[g for g in _GENRES[1:] if g in r[3].split(" ")] for r in rows]
     log = _log(files, "u.data" if original else "ml-100k.inter", "\t", _RATING, header=not original)
-    return from_frame(log, _item_table([r[0] for r in rows], titles, genres), rating="rating", name="ml-100k")
+    return from_frame(log, _item_table([r[0] for r in rows], titles, genres), rating="rating", name="ml-100k", strict=True)
 
 # %% ../nbs/01_catalog.ipynb #7699601f
 def _films(files, encoding):
@@ -280,11 +282,11 @@ def _read_sequences(files, file, items, name, source):
 
 def _read_ml_1m(files):
     items = _films(files, "latin-1")
-    if "ratings.dat" in files: return from_frame(_log(files, "ratings.dat", "::", _RATING), items, rating="rating", name="ml-1m")
+    if "ratings.dat" in files: return from_frame(_log(files, "ratings.dat", "::", _RATING), items, rating="rating", name="ml-1m", strict=True)
     return _read_sequences(files, "sasrec_order.txt", items, "ml-1m", "SASRec's order")
 
 def _read_movietweetings(files):
-    return from_frame(_log(files, "ratings.dat", "::", _RATING), _films(files, "utf-8"), rating="rating", name="movietweetings-100k")
+    return from_frame(_log(files, "ratings.dat", "::", _RATING), _films(files, "utf-8"), rating="rating", name="movietweetings-100k", strict=True)
 
 # %% ../nbs/01_catalog.ipynb #056a568c
 def _read_beauty(files):
@@ -316,7 +318,7 @@ def _read_lastfm(files):
     events = _log(files, "user_taggedartists-timestamps.dat", "\t", ("user", "item", "tag", "timestamp"), header=True)
     pairs = _contrec_cut(events.drop_duplicates(["user", "item"]), names)
     if not len(pairs): raise DataError("user_taggedartists-timestamps.dat: no user is left after ContRec's cut (named artists with 5 taggers, then users with 5 of them). Fetch the original file.")
-    made = from_frame(pairs, name="lastfm")
+    made = from_frame(pairs, name="lastfm", strict=True)
     last_two = made.frame.sort_values("timestamp", kind="stable").groupby("user").tail(2)
     ids = list(dict.fromkeys(pairs["item"]))
     tags = _top_tags(events[events["item"].isin(ids)], last_two[["user", "item"]])

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['KS', 'KEPT', 'run_job', 'table_text', 'example_text', 'run_command', 'evaluate_command', 'known_history',
-           'recommend_command', 'ablate_command', 'compare_command', 'data_list_command', 'data_fetch_command',
-           'parser', 'main']
+           'recommend_command', 'ablate_command', 'compare_command', 'data_list_command', 'data_check_command',
+           'data_fetch_command', 'parser', 'main']
 
 # %% ../nbs/20_cli.ipynb #680704e0
 import argparse, json, os, shutil, sys, time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from . import catalog
 from .ablation import effects, read_study, run_study, summary
 from .baselines import EASE, ItemKNN, Popularity
 from .core import ConfigError, ContrecError, atomic_path, environment, read_json, write_json
-from .data import leave_one_out, read_items, read_log
+from .data import leave_one_out
+from .reading import describe, read_items, read_log, with_split
 from .evaluation import evaluate
 from .model import PRESETS, ContRec, preset
 from .report import Example, example, html_report
@@ -108,6 +109,7 @@ def _metrics(split, config, evaluations):
         "n_interactions": split.n_interactions, "protocol": split.protocol,
         "seed": config.seed, "versions": environment(), "finished": finished,
         "unreachable_targets": evaluations[ContRec.name].unreachable,
+        "reading": split.report.to_dict() if split.report else None,
         "systems": systems,
     }
 
@@ -155,6 +157,8 @@ def _train_and_report(split, config, out, device, tell, accelerator):
     began = time.perf_counter()
     tell(f"{split.name}: {split.n_users:,} users, {split.n_items:,} items, "
         f"{split.n_interactions:,} interactions. {split.protocol}.")
+    for line in split.report.lines() if split.report else ():
+        tell(line)
     evaluations, seconds = _run_baselines(split, tell)
     model, evaluations[ContRec.name], spent = _run_contrec(
         split, config, out, device, tell, accelerator)
@@ -188,8 +192,10 @@ def example_text(
 
 # %% ../nbs/20_cli.ipynb #599237c0
 _LOG = ("user_column", "item_column", "timestamp_column", "rating_column", "min_rating",
-    "time_format", "encoding")
-_ITEMS = ("title_column", "category_column", "text_column", "category_separator")
+    "time_format", "encoding", "separator", "decimal", "no_header")
+_ITEMS = ("title_column", "category_column", "text_column", "category_separator",
+    "items_id_column", "items_encoding", "items_separator", "items_no_header",
+    "allow_partial_items")
 
 def _option(name):
     "How an option is written on the command line."
@@ -202,10 +208,10 @@ def _given(args):
 
 def _arguments(given, options):
     "The arguments of `read_log` or `read_items` for those of `options` that were given."
-    def name(option):
-        short = option.removesuffix("_column")
-        return short.replace("category_separator", "separator")
-    return {name(o): given[o] for o in options if o in given}
+    found = {o.removesuffix("_column"): given[o] for o in options if o in given}
+    if found.pop("no_header", False):
+        found["header"] = False
+    return found
 
 def _check_data_options(args):
     "Raise `ConfigError` if an option would be ignored."
@@ -222,11 +228,28 @@ def _check_data_options(args):
 def _read_own(args):
     "Read one's own log, and its item table if there is one; return `Interactions`."
     given = _given(args)
-    if not args.items:
-        return read_log(args.data, **_arguments(given, _LOG))
-    options = (*_ITEMS, "item_column", "encoding")
-    items = read_items(args.items, **_arguments(given, options))
-    return read_log(args.data, **_arguments(given, _LOG), items=items)
+    log = _arguments(given, (*_LOG, "allow_partial_items"))
+    if args.items:
+        log["items"] = _read_own_items(args.items, given)
+    return read_log(args.data, **log)
+
+def _read_own_items(path, given):
+    "Read the item table of one's own log; what was said of the log holds for it, too."
+    of_log = {"item_column": given.get("item_column"), "encoding": given.get("encoding")}
+    own = {"item_column": given.get("items_id_column"),
+        "encoding": given.get("items_encoding"),
+        "separator": given.get("items_separator"),
+        "no_header": given.get("items_no_header")}
+    said = {o: v for o, v in (of_log | own).items() if v is not None}
+    said = {o: v for o, v in of_log.items() if v is not None} | said
+    columns = ("title_column", "category_column", "text_column", "category_separator")
+    return read_items(path, **_arguments(given, columns), **_arguments(said, said))
+
+def _ties(args):
+    "The rule for equal times: random for one's own log, the file's order for a named set."
+    if args.data is not None:
+        return args.ties or "random"
+    return "rows" if args.ties == "random" else "file"
 
 def _split(args):
     "Return the split that the options ask for, and how to make it again."
@@ -237,9 +260,13 @@ def _split(args):
     else:
         interactions = _read_own(args)
         source, core = {"data": str(args.data), **_given(args)}, 5
-    core = core if args.core is None else args.core
-    split = leave_one_out(interactions, core=core, repeats=args.repeats)
-    return split, source | {"core": core, "repeats": args.repeats}
+    core, ties = core if args.core is None else args.core, _ties(args)
+    if interactions.report is None:
+        interactions = replace(interactions, report=describe(interactions))
+    split = leave_one_out(interactions, core=core, repeats=args.repeats, ties=ties)
+    split = replace(split, report=with_split(split.report, split))
+    source |= {"core": core, "repeats": args.repeats}
+    return split, source | ({} if ties == "file" else {"ties": ties})
 
 def _accelerator(device):
     "What `accelerate launch` or `torchrun` has prepared; `None` for a process started alone."
@@ -364,6 +391,14 @@ def data_list_command(args):
         counts = counts.format(*dataset.statistics)
         print(f"{name:<20}{dataset.title}. {counts}. {dataset.licence}")
 
+def data_check_command(args):
+    "contrec data check"
+    if args.data is None and args.dataset is None:
+        raise ConfigError("nothing to check. Name your log with --data FILE.")
+    split, _ = _split(args)
+    told = split.report.to_dict() | {"protocol": split.protocol}
+    print(json.dumps(told, indent=2) if args.json else "\n".join(split.report.lines()))
+
 def data_fetch_command(args):
     "contrec data fetch"
     print(catalog.fetch(args.name))
@@ -380,15 +415,17 @@ def _command(parent, name, run, help, **more):
     command.set_defaults(run=run)
     return command
 
-def _data_options(command):
+def _data_options(command, default="ml-100k"):
     "Add the options that name a data set, or say how one's own log is read."
     group = command.add_argument_group("data")
     which = group.add_mutually_exclusive_group()
-    which.add_argument("--dataset", default="ml-100k", metavar="NAME",
+    said = f" (default: {default})" if default else ""
+    which.add_argument("--dataset", default=default, metavar="NAME",
         help="a named set, fetched and kept in a cache: "
-        f"{', '.join(catalog.DATASETS)} (default: %(default)s)")
+        f"{', '.join(catalog.DATASETS)}{said}")
     which.add_argument("--data", metavar="FILE",
-        help="your own log: CSV, TSV or Parquet with a row per interaction")
+        help="your own log with a row per interaction: CSV and the like, JSON lines or "
+        "Parquet, compressed or not")
     _log_options(group)
     _item_options(group)
     group.add_argument("--core", type=int, metavar="N",
@@ -397,6 +434,9 @@ def _data_options(command):
     group.add_argument("--repeats", choices=("keep", "first"), default="keep",
         help="what to do with a user's repeated interactions with one item "
         "(default: %(default)s)")
+    group.add_argument("--ties", choices=("random", "file"),
+        help="order of a user's interactions with the same time: at random, from a "
+        "seed, or as in the file (default: random for --data, file for named sets)")
 
 # %% ../nbs/20_cli.ipynb #197619e8
 def _log_options(group):
@@ -407,13 +447,21 @@ def _log_options(group):
     add("--user-column", metavar="COLUMN", help="column of the user's id (default: user)")
     add("--item-column", metavar="COLUMN",
         help="column of the item's id, in the log and in the item table (default: item)")
+    add("--items-id-column", metavar="COLUMN",
+        help="the same in the item table, where it has another name there")
     add("--timestamp-column", metavar="COLUMN", help="column of the time: seconds, "
         "milliseconds or a date (default: timestamp)")
     add("--rating-column", metavar="COLUMN", help="column of a rating, if there is one")
     add("--min-rating", type=float, metavar="R", help="keep interactions rated R or more")
     add("--time-format", metavar="FORMAT", help="how dates are written, as in strptime, "
         "where they can be read in two ways: %%d/%%m/%%Y")
-    add("--encoding", metavar="NAME", help="of text files (default: utf-8)")
+    add("--encoding", metavar="NAME",
+        help="of text files (default: what a byte order mark says, or utf-8)")
+    add("--separator", metavar="SIGN", help="between the columns of the log, such as ^ "
+        "or :: (default: whichever of tab , ; | :: fits the first line)")
+    add("--decimal", choices=(".", ","), help="decimal sign in numbers (default: .)")
+    add("--no-header", action="store_true", default=None, help="the first line of the log "
+        "is data; columns are then named by number, 1 is the user, 2 the item")
 
 def _item_options(group):
     "Add the options about the item table's columns."
@@ -423,7 +471,16 @@ def _item_options(group):
     add("--category-column", metavar="COLUMN", help="column of the item table with "
         "categories (default: categories or category)")
     add("--category-separator", metavar="TEXT",
-        help="between two categories of one item (default: |)")
+        help="between two categories of one item (default: lists, | ; and commas are "
+        "found out)")
+    add("--items-encoding", metavar="NAME",
+        help="of the item table, where it is another than the log's")
+    add("--items-separator", metavar="SIGN",
+        help="between the columns of the item table (default: found out)")
+    add("--items-no-header", action="store_true", default=None,
+        help="the first line of the item table is data; column 1 is the id")
+    add("--allow-partial-items", action="store_true", default=None,
+        help="take an item table that has less than half of the log's items")
     add("--text-column", metavar="COLUMN",
         help="column of the item table with free text (default: text)")
 
@@ -549,14 +606,20 @@ def _compare_parser(commands):
 # %% ../nbs/20_cli.ipynb #5240100a
 def _data_parser(commands):
     "Add `contrec data` and its own commands."
-    data = commands.add_parser("data", help="list the named data sets, or fetch one",
-        description="List the named data sets, or fetch one into the cache "
-        "(CONTREC_CACHE names another folder for it).")
-    data = data.add_subparsers(dest="data_command", required=True, metavar="list|fetch")
+    data = commands.add_parser("data", help="list or fetch data sets, or check a log",
+        description="List the named data sets, fetch one into the cache (CONTREC_CACHE "
+        "names another folder for it), or check a log of your own without training.")
+    data = data.add_subparsers(dest="data_command", required=True,
+        metavar="list|fetch|check")
     _command(data, "list", data_list_command, "names, sizes and licences")
     fetch = _command(data, "fetch", data_fetch_command,
         "download a set, check it, and print the folder that holds it")
     fetch.add_argument("name", metavar="NAME", help="see `contrec data list`")
+    check = _command(data, "check", data_check_command,
+        "read and split a log as `contrec run` would, and report what was found",
+        epilog="example:\n  contrec data check --data plays.csv --user-column who")
+    _data_options(check, default=None)
+    check.add_argument("--json", action="store_true", help="print the report as JSON")
 
 _CONTREC = """Generative recommendation with continuous tokens: a sigma-VAE turns items \
 into continuous tokens, a language model reads them, a diffusion head generates the \

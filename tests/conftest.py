@@ -32,7 +32,8 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_split(world):
     """The small world, split."""
-    from contrec.data import leave_one_out, read_items, read_log
+    from contrec.data import leave_one_out
+    from contrec.reading import read_items, read_log
     return leave_one_out(read_log(world / "log.csv", items=read_items(world / "items.csv")))
 
 

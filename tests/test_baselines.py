@@ -15,7 +15,8 @@ from contrec.baselines import (EASE, IALS, CausalEncoder, ItemKNN, Popularity, R
     windows)
 from contrec.catalog import load_split
 from contrec.core import ConfigError, DataError, MemoryBudgetError, seeded
-from contrec.data import Ragged, from_frame, leave_one_out
+from contrec.data import Ragged, leave_one_out
+from contrec.reading import from_frame
 from contrec.embeddings import linear, linear_memory
 from contrec.metrics import per_user
 

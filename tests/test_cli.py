@@ -58,6 +58,7 @@ def test_a_run_leaves_what_it_promises(finished):
     assert sorted(p.name for p in finished.iterdir()) == FILES
     metrics = read_json(finished / "metrics.json")
     assert {"dataset", "split_sha256", "n_users", "n_items", "n_interactions", "protocol", "seed", "versions", "seconds", "systems"} <= set(metrics)
+    assert metrics["reading"]["rows"] == metrics["reading"]["kept"] == 900 and metrics["reading"]["titles"] == 40 and metrics["reading"]["warnings"] == []
     assert set(metrics["systems"]) >= {"contrec", "popularity", "item-kNN", "EASE"} or len(metrics["systems"]) == 4
     for row in metrics["systems"].values():
         assert list(row) == ["HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR@20"]

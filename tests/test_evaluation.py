@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies as st
 from contrec import evaluation as module
 from contrec.baselines import Popularity, Recommender
 from contrec.core import CheckpointError, ConfigError, ContrecError
-from contrec.data import Ragged, from_frame, leave_one_out
+from contrec.data import Ragged, leave_one_out
+from contrec.reading import from_frame
 from contrec.evaluation import (Cost, Evaluation, beyond_accuracy, by_group, commit, compare, config_hash, coverage, diversity, evaluate, find_record,
     history_groups, measured, miscalibration, novelty, popularity_groups, read_records, write_record)
 from contrec.metrics import TopK, paired_bootstrap

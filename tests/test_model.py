@@ -9,7 +9,8 @@ import torch
 from contrec.backbone import Generated
 from contrec.baselines import check_recommender
 from contrec.core import ConfigError, DataError, seeded
-from contrec.data import Ragged, from_frame, leave_one_out
+from contrec.data import Ragged, leave_one_out
+from contrec.reading import from_frame
 from contrec.model import PRESETS, Config, ContRec, Network, preset, running_mean
 from contrec.prompt import TEMPLATES, word_tokenizer
 from contrec.tokenizer import Tokenizer

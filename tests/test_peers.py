@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 from contrec.baselines import EASE, ItemKNN, Popularity, SASRec, check_recommender
 from contrec.core import ConfigError, DataError, seeded
-from contrec.data import Ragged, from_frame, leave_one_out
+from contrec.data import Ragged, leave_one_out
+from contrec.reading import from_frame
 from contrec.metrics import per_user
 from contrec.peers import BERT4Rec, BPR, Fused, GRU4Rec, LightGCNRecommender, choose_weights, log_places
 from contrec.rivals import NOISES, TIGER, CodeModel, DreamRec, beam_search, break_collisions, noise_key, remember, trie

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from contrec.data import leave_one_out, read_items, read_log
+from contrec.data import leave_one_out
+from contrec.reading import read_items, read_log
 from contrec.metrics import per_user, summarise
 from contrec.model import ContRec, preset
 
@@ -17,7 +18,8 @@ SCRIPT = """
 import json, sys
 import torch
 from accelerate import Accelerator
-from contrec.data import leave_one_out, read_items, read_log
+from contrec.data import leave_one_out
+from contrec.reading import read_items, read_log
 from contrec.metrics import per_user, summarise
 from contrec.model import ContRec, preset
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings, strategies as st
 
 import contrec.data as data
 from contrec.core import ConfigError, DataError, MemoryBudgetError
-from contrec.data import from_frame, k_core, leave_one_out
+from contrec.data import k_core, leave_one_out
+from contrec.reading import from_frame
 
 
 def log(sequences):
