@@ -10,7 +10,7 @@ export PATH := $(BIN):$(PATH)
 # The long experiments, hours on two cores: each goes on where it stopped, and their notebooks only read the records.
 STUDIES := dispersive/dispersive dispersive/dispersive-lastfm dispersive/dispersive-strong masking/masking masking/masking-tokenizer \
 	tokenizers/tokenizers tokenizers-model/tokenizers-model tokens/tokens denoiser/denoiser sampling/sampling sampling/sampling-seeds expected/expected expected/expected-broken \
-	language_model/llm-tiny language_model/llm language_model/llm-8 language_model/llm-likelihood language_model/llm-words language_model/llm-cold recipe/recipe
+	language_model/llm-tiny language_model/llm language_model/llm-8 language_model/llm-likelihood language_model/llm-words language_model/llm-cold recipe/recipe recipe-targets/recipe-targets
 
 .PHONY: demo record studies docs test install export check clean
 .DELETE_ON_ERROR:

@@ -37,21 +37,28 @@ def splice(
 
 # %% ../nbs/08_backbone.ipynb #57df5c1b
 class Dropout(nn.Module):
-    "Dropout from one random byte per element: on a CPU drawing the mask is what costs, and this draws eight times less."
+    "Dropout from one random byte per element on a CPU, where drawing the mask is what costs: eight times fewer draws."
     def __init__(self,
-        p: float, # Share of elements set to zero, rounded to a multiple of 1/256
+        p: float, # Share of elements set to zero, 0 to below 1
     ):
         super().__init__()
         if not 0 <= p < 1: raise ConfigError(f"dropout of {p} is impossible. Choose at least 0 and less than 1.")
-        self.cut = round(256 * p)
+        self.p = p
+        self.cut = int(256 * p) # bytes below it are dropped, those above it kept
+        self.rest = 256 * p - self.cut # share of the bytes equal to it that are dropped too
 
     def forward(self, x: torch.Tensor) -> torch.Tensor: # Same shape; scaled so that the mean stays
-        if not self.training or self.cut == 0: return x
-        draws = torch.randint(-2**63, 2**63 - 1, (x.numel() // 8 + 1,), device=x.device).view(torch.uint8)
-        keep = (draws[:x.numel()].view(x.shape) >= self.cut).to(x.dtype)
-        return x * keep.mul_(256 / (256 - self.cut))
+        if not self.training or self.p == 0: return x
+        if x.device.type != "cpu": return F.dropout(x, self.p)
+        draws = torch.randint(-2**63, 2**63 - 1, (x.numel() // 8 + 1,)).view(torch.uint8)
+        draws = draws[:x.numel()]
+        keep = draws >= self.cut
+        if self.rest:
+            undecided = (draws == self.cut).nonzero()[:, 0]
+            keep[undecided] = torch.rand(len(undecided), dtype=torch.float64) >= self.rest
+        return x * keep.view(x.shape).to(x.dtype).mul_(1 / (1 - self.p))
 
-    def extra_repr(self) -> str: return f"p={self.cut / 256:.3f}"
+    def extra_repr(self) -> str: return f"p={self.p}"
 
 # %% ../nbs/08_backbone.ipynb #654c1a74
 def tiny_llama(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Recommender', 'Popularity', 'recency', 'ItemKNN', 'ease_memory', 'ease_weights', 'EASE', 'IALS', 'CausalBlock',
-           'CausalEncoder', 'windows', 'SequenceLoss', 'generalised_bce', 'some_scores', 'last_state', 'longest',
-           'SASRec', 'check_recommender']
+           'CausalEncoder', 'windows', 'SequenceLoss', 'steps_of', 'generalised_bce', 'some_scores', 'last_state',
+           'longest', 'SASRec', 'check_recommender']
 
 # %% ../nbs/03_baselines.ipynb #335d6303
 from collections.abc import Callable, Sequence
@@ -313,8 +313,14 @@ def windows(
 
 # %% ../nbs/03_baselines.ipynb #daa420ab
 class SequenceLoss(NamedTuple):
-    "What SASRec minimises."
+    "What SASRec minimises: a mean over the steps of its windows."
     total: torch.Tensor
+
+def steps_of(
+    ids: torch.Tensor, # (windows, length + 1) item numbers, -1 on the right, from `windows`
+) -> torch.Tensor: # (windows,) int64
+    "Count the steps from one item to the next in each window: the cases of a loss, see `contrec.core.Trainer`."
+    return (ids[:, 1:] >= 0).sum(1)
 
 def generalised_bce(
     positive: torch.Tensor, # (p,) scores of the items that came next
@@ -367,6 +373,7 @@ class SASRec(Recommender):
         seed: int = 0, # Of weights, order, dropout and negatives
         checkpoint: str | Path | None = None, # See `train`
         device: str | torch.device | None = None, # Where it trains and ranks, see `device_of`
+        accumulate: int = 1, # Parts in which the windows of a step are worked through: more parts, less memory
     ):
         if loss not in ("ce", "bce", "gbce"): raise ConfigError(f"unknown loss '{loss}'. Choose ce, bce or gbce.")
         if loss == "ce" and negatives is not None: raise ConfigError("negatives are drawn for bce and gbce only; ce uses every item. Leave negatives out.")
@@ -376,7 +383,7 @@ class SASRec(Recommender):
         self.negatives = negatives or {"ce": None, "bce": 1, "gbce": 128}[loss]
         self.calibration = 0.75 if calibration is None else calibration
         self.lr, self.batch_size, self.epochs, self.patience, self.seed, self.checkpoint = lr, batch_size, epochs, patience, seed, checkpoint
-        self.device = device_of(device)
+        self.device, self.accumulate = device_of(device), accumulate
         self.name = {"ce": "SASRec", "bce": "SASRec, BCE", "gbce": "gSASRec"}[loss]
 
     def _loss(self, ids):
@@ -399,7 +406,7 @@ class SASRec(Recommender):
         history, target = split.histories("valid"), split.targets("valid")
         validate = lambda: per_user(self.rank(history, 10).ids, target, (10,))["NDCG@10"].mean()
         how = {"shape": "cosine"} if self.patience is None else {"evaluate": validate, "patience": self.patience}
-        self.log = train(self.model, lambda rows: self._loss(ids[rows.to(ids.device)]), len(ids), epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, seed=self.seed,
+        self.log = train(self.model, lambda rows: self._loss(ids[rows.to(ids.device)]), len(ids), counts=steps_of(ids).cpu(), accumulate=self.accumulate, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, seed=self.seed,
             checkpoint=self.checkpoint, log=log, name=self.name, **how)
         return self
 

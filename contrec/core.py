@@ -7,7 +7,7 @@ __all__ = ['DEEPEST', 'ContrecError', 'DataError', 'ConfigError', 'CheckpointErr
            'TrainingError', 'sync', 'make_folder', 'atomic_path', 'parse_json', 'write_json', 'check_readable',
            'read_json', 'tensors_sha256', 'save_tensors', 'Saved', 'load_tensors', 'sha256', 'checkpoint_exists',
            'save_checkpoint', 'load_checkpoint', 'remove_checkpoint', 'seeded', 'progress', 'learning_rate',
-           'Processes', 'Trainer', 'train', 'device_of', 'device_name', 'environment', 'escape_controls',
+           'Processes', 'Trainer', 'scaled', 'train', 'device_of', 'device_name', 'environment', 'escape_controls',
            'MemoryBudgetError', 'memory_budget', 'check_memory']
 
 # %% ../nbs/00_core.ipynb #326b1350
@@ -478,11 +478,11 @@ def _holding(parameters, values):
 class Trainer:
     "One training of a module on numbered rows: its settings, and where it stands."
     module: nn.Module # What is trained, in place
-    loss: Callable # Row numbers `(rows,)` int64 -> named tuple of scalar losses, means over the rows, of which `total` is minimised; with `counts` also the step's totals -> shares of the step's losses, which add up
+    loss: Callable # Row numbers `(rows,)` int64 -> named tuple of scalar losses, of which `total` is minimised: means over the rows, or over their cases, see `counts`
     n_rows: int # How many training rows there are
     _: KW_ONLY
     epochs: int # Passes over the rows
-    counts: dict[str, torch.Tensor] | None = None # How many cases each row brings to the terms of the loss, `(n_rows,)` each, such as positions; `None` if every term is a mean over rows
+    counts: torch.Tensor | dict[str, torch.Tensor] | None = None # `(n_rows,)` how many cases, such as positions, each row has, if the losses are means over cases; `None` if they are means over rows. Named ones, if terms have different cases: then `loss` is called with row numbers and with what share of the step's cases these are, by name, and multiplies each term by its share
     batch_size: int = 32 # Rows per step of the optimiser; the last step of an epoch may have fewer
     accumulate: int = 1 # Parts in which each process works through its rows of a step: more parts, less memory
     lr: float = 1e-3 # Peak learning rate of AdamW
@@ -552,14 +552,27 @@ def _stopped(self: Trainer, what: str) -> TrainingError:
         f"Lower the learning rate (now {self.rate:.2g}).{kept}")
 
 # %% ../nbs/00_core.ipynb #37d5a896
+def scaled(
+    losses: NamedTuple, # Scalar losses, or `None` where there is none
+    factor: float, # Such as a part's share of a step's positions
+) -> NamedTuple: # Of the same kind
+    "Multiply every loss by a factor."
+    return type(losses)(*(None if x is None else factor * x for x in losses))
+
+def _share(count, part, rows):
+    "Share of a step's cases that are in a part; `count` is None where each row is one."
+    if count is None:
+        return len(part) / len(rows)
+    return float(count[part].sum() / count[rows].sum().clamp(min=1))
+
 @patch
 def _part_losses(self: Trainer, part: torch.Tensor, rows: torch.Tensor):
     "Losses of some of a step's rows, and the factor that makes them shares."
     try:
-        if self.counts is None:
-            return self.loss(part), len(part) / len(rows)
-        totals = {name: int(count[rows].sum()) for name, count in self.counts.items()}
-        return self.loss(part, totals), 1.0
+        if isinstance(self.counts, dict):
+            shares = {name: _share(count, part, rows) for name, count in self.counts.items()}
+            return self.loss(part, shares), 1.0
+        return self.loss(part), _share(self.counts, part, rows)
     except NotFiniteError as error:
         raise self._stopped(str(error)[:-1]) from error
 

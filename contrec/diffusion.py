@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .core import ConfigError, NotFiniteError
 from .denoiser import Denoiser
-from .dispersive import dispersive
+from .dispersive import acting_pairs, dispersive
 from .schema import Presets, check_name
 from .schedule import KINDS, Schedule, ddim_coefficients, ddpm_coefficients, draw_times, q_sample, q_target, to_x0
 
@@ -73,13 +73,15 @@ class DiffusionLoss(NamedTuple):
     denoising: torch.Tensor # Mean squared error of the estimate
     preference: torch.Tensor # How far the target is from being preferred to its negatives
     dispersive: torch.Tensor # How little the hidden activations are spread
+    acting_pairs: torch.Tensor | None = None # Share of the dispersive loss that different rows make up; near 0 it is at its floor and no longer acts. `None` if it is switched off
 
 PREFERENCES = ("none", "negative", "centroid", "softmax")
 METHODS = {"ddim": ddim_coefficients, "ddpm": ddpm_coefficients}
 PRESETS = Presets(**{
     "contrec": dict(parameterisation="x0", schedule="exp", T=200, p_terminal=0.5, preference="softmax",
         denoising_weight=0.2, dispersive_weight=0.5, dispersive_variant="infonce_cosine"),
-    "contrec-paper": dict(parameterisation="x0", schedule="exp", T=200, p_terminal=0.0, preference="none", dispersive_weight=0.5),
+    "contrec-paper": dict(parameterisation="x0", schedule="exp", T=200, p_terminal=0.0, preference="none", dispersive_weight=0.5,
+        dispersive_normalise=False), # as published
     "deftrec": dict(parameterisation="eps", schedule="exp", T=200, p_terminal=0.0, preference="negative", preference_weight=0.5),
     "preferdiff": dict(parameterisation="x0", schedule="exp", T=200, p_terminal=0.0, preference="centroid", preference_weight=0.5),
 })
@@ -134,6 +136,7 @@ class Diffusion(nn.Module):
         dispersive_tau: float = 0.5, # Its temperature
         dispersive_margin: float = 1.0, # Its margin, under `hinge`
         dispersive_sign: str = "dispersive", # `contractive` is the published code's reversed sign
+        dispersive_normalise: bool = True, # Measure distances in units of the batch's own scale; `False` is the published form
         dispersive_rows: int = 512, # Rows of a larger batch that it sees, drawn at random
     ):
         "Raises `ConfigError` for settings that make no sense."
@@ -147,7 +150,7 @@ class Diffusion(nn.Module):
         if negatives < 1 or dispersive_rows < 2: raise ConfigError(f"negatives must be at least 1 and dispersive_rows at least 2, not {negatives} and {dispersive_rows}.")
         weights = {"denoising": denoising_weight, "preference": preference_weight if preference != "none" else 0.0, "dispersive": dispersive_weight}
         if min(weights.values()) < 0 or not any(weights.values()): raise ConfigError(f"weights of losses must not be negative, nor all zero: {weights}.")
-        spread = dict(variant=dispersive_variant, tau=dispersive_tau, margin=dispersive_margin, sign=dispersive_sign)
+        spread = dict(variant=dispersive_variant, tau=dispersive_tau, margin=dispersive_margin, sign=dispersive_sign, normalise=dispersive_normalise)
         dispersive(torch.zeros(1, 1), **spread), draw_times(1, T, p_terminal, torch.Generator()) # unknown names speak up now
         self.config, self.width, self.condition, self.kind, self.weights = config, width, condition, parameterisation, weights
         self.p_terminal, self.drop, self.spread, self.spread_rows = p_terminal, drop, spread, dispersive_rows
@@ -163,7 +166,7 @@ class Diffusion(nn.Module):
         generator: torch.Generator | None = None, # Source of randomness, the global one if `None`
         scale: torch.Tensor | None = None, # (n_items,) factor on each item's cosine, under `softmax`
     ) -> DiffusionLoss:
-        "Noise the targets, estimate, compare; raises `ValueError` for wrong shapes and values that are not finite."
+        "Noise the targets, estimate, compare: means over these rows. The dispersive loss and the centroid compare the rows with each other, so of a step in parts they see one part. Raises `ValueError` for wrong shapes and values that are not finite."
         self._check_batch(x0, c, items, target)
         t = draw_times(len(x0), self.schedule.T, self.p_terminal, generator, x0.device)
         eps = _normal(x0.shape, x0, generator)
@@ -173,14 +176,17 @@ class Diffusion(nn.Module):
         estimate, hidden = self.denoiser(x_t, t, c, withheld)
         error = denoising_error(estimate, q_target(x0, eps, abar, self.kind))
 
-        preference = spread = error.new_zeros(())
+        preference, spread, acting = error.new_zeros(()), error.new_zeros(()), None
         if self.weights["preference"]:
             if self.preference == "softmax": preference = softmax_over_items(to_x0(estimate, x_t, abar, self.kind), items, target, self.tau, scale)
             elif self.preference == "negative": preference = self._preferred(error, sampled_negatives(items, target, self.negatives, generator), eps, t, c, withheld)
             elif len(x0) > 1: preference = self._preferred(error, centroid_negative(x0), eps, t, c, withheld)
-        if self.weights["dispersive"]: spread = dispersive(self._some(hidden, generator), **self.spread)
+        if self.weights["dispersive"]:
+            some = self._some(hidden, generator)
+            spread = dispersive(some, **self.spread)
+            acting = acting_pairs(spread, len(some), self.spread["variant"], self.spread["margin"], self.spread["sign"])
         terms = {"denoising": error.mean(), "preference": preference, "dispersive": spread}
-        return DiffusionLoss(sum(self.weights[name] * value for name, value in terms.items()), **terms)
+        return DiffusionLoss(sum(self.weights[name] * value for name, value in terms.items()), **terms, acting_pairs=acting)
 
     def _check_batch(self, x0, c, items, target):
         _check("x0", x0, None, self.width); _check("the condition", c, len(x0), self.condition)

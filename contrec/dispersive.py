@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'SIGNS', 'zero_diagonal', 'pair_distances', 'log_mean_exp', 'infonce_l2', 'infonce_cosine', 'hinge',
-           'covariance', 'dispersive']
+           'covariance', 'root_mean_square', 'dispersive', 'acting_pairs']
 
 # %% ../nbs/11_dispersive.ipynb #d7fc8855
 import math
@@ -59,16 +59,43 @@ VARIANTS = {"infonce_l2": infonce_l2, "infonce_cosine": infonce_cosine, "hinge":
 SIGNS = {"dispersive": 1.0, "contractive": -1.0}
 
 # %% ../nbs/11_dispersive.ipynb #e2300c6f
+def root_mean_square(
+    z: torch.Tensor, # (b, m)
+) -> torch.Tensor: # Scalar, above 0
+    "Root mean square of all numbers of a batch; a tiny one stands for a batch of zeros."
+    return z.square().mean().clamp(min=1e-24).sqrt()
+
 def dispersive(
     z: torch.Tensor, # (b, ...) one activation per row, flattened to (b, m)
     variant: str = "infonce_l2", # `infonce_l2`, `infonce_cosine`, `hinge` or `covariance`
     tau: float = 0.5, # Temperature of the two InfoNCE variants
     margin: float = 1.0, # Margin of the hinge, in units of D (squared distance / width)
     sign: str = "dispersive", # `dispersive` spreads; `contractive` is the published code's reversed sign, for ablation
+    normalise: bool = True, # Divide the batch by its root mean square first, so that growing longer does not help; `False` is the published form
 ) -> torch.Tensor: # Scalar, float32
-    "Dispersive loss over all ordered pairs of a batch (Wang and He 2025, table 2); raises `ConfigError` for bad settings."
+    "Dispersive loss over all ordered pairs of these rows (Wang and He 2025, table 2); raises `ConfigError` for bad settings."
     if variant not in VARIANTS: raise ConfigError(f"unknown dispersive variant '{variant}'. Choose one of {', '.join(VARIANTS)}.")
     if sign not in SIGNS: raise ConfigError(f"unknown sign '{sign}' of the dispersive loss. Choose dispersive or contractive.")
     if not tau > 0 or not margin > 0: raise ConfigError(f"tau and margin of the dispersive loss must be positive, not {tau} and {margin}.")
     with torch.autocast(z.device.type, enabled=False):
-        return SIGNS[sign] * VARIANTS[variant](z.flatten(1).float(), tau, margin)
+        z = z.flatten(1).float()
+        if normalise and variant != "infonce_cosine":
+            z = z / root_mean_square(z)
+        return SIGNS[sign] * VARIANTS[variant](z, tau, margin)
+
+def acting_pairs(
+    value: torch.Tensor, # What `dispersive` gave
+    rows: int, # b, of how many rows
+    variant: str = "infonce_l2", # As in `dispersive`, like all that follow
+    margin: float = 1.0,
+    sign: str = "dispersive",
+) -> torch.Tensor: # Scalar, 0 (the floor: only the diagonal counts) to 1
+    "Work out the share of a dispersive loss that pairs of different rows make up; 1 for `covariance`, which has no floor."
+    value = SIGNS[sign] * value.detach()
+    if variant == "covariance":
+        return torch.ones_like(value)
+    if variant == "hinge":
+        diagonal = margin**2 / rows / value
+    else:
+        diagonal = (-math.log(rows) - value).exp()
+    return (1 - diagonal).clamp(0, 1)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .baselines import Recommender, SequenceLoss, last_state, longest, windows
+from .baselines import Recommender, SequenceLoss, last_state, longest, steps_of, windows
 from .core import ConfigError, DataError, device_of, seeded, train
 from .data import Ragged, Split
 from .embeddings import LightGCN, history_vectors
@@ -36,9 +36,11 @@ class Trained(Recommender):
         seed: int = 0, # Of weights, order, dropout and every other draw in training
         checkpoint: str | Path | None = None, # See `contrec.core.train`
         device: str | torch.device | None = None, # Where it trains and ranks, see `device_of`
+        accumulate: int = 1, # Parts in which the rows of a step are worked through: more parts, less memory
     ):
         self.lr, self.weight_decay, self.batch_size, self.epochs, self.patience = lr, weight_decay, batch_size, epochs, patience
         self.every, self.seed, self.checkpoint, self.device = every, seed, checkpoint, device_of(device)
+        self.accumulate = accumulate
 
     def build(self, split: Split) -> tuple[nn.Module, torch.Tensor]:
         "The untrained module, and the training rows, a tensor (rows, ...)."
@@ -48,6 +50,10 @@ class Trained(Recommender):
         "What some of the training rows cost; a named tuple with a field `total`."
         raise NotImplementedError
 
+    def counts(self, rows: torch.Tensor) -> torch.Tensor | None: # (rows,)
+        "Count the cases over which `loss` is a mean, in each training row; `None` if each row is one case."
+        return None
+
     def fit(self, split: Split, log: Callable[[dict], None] | None = None) -> "Trained":
         "Train; the weights with the best validation NDCG@10 stay."
         self.split = split
@@ -55,7 +61,7 @@ class Trained(Recommender):
         if len(rows) == 0: raise DataError(f"{split.name}: no user has two training items, so there is no step to learn from. Use longer histories (a larger core).")
         self.model, rows, histories, users = model.to(self.device), rows.to(self.device), split.histories("valid"), np.arange(split.n_users)
         validate = lambda: per_user(self.rank(histories, 10, users).ids, split.valid, (10,))["NDCG@10"].mean()
-        self.log = train(self.model, lambda n: self.loss(rows[n.to(rows.device)]), len(rows), epochs=self.epochs, batch_size=self.batch_size, lr=self.lr,
+        self.log = train(self.model, lambda n: self.loss(rows[n.to(rows.device)]), len(rows), counts=self.counts(rows.cpu()), accumulate=self.accumulate, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr,
             weight_decay=self.weight_decay, seed=self.seed, evaluate=validate, every=self.every, patience=self.patience, checkpoint=self.checkpoint, log=log, name=self.name)
         return self
 
@@ -154,6 +160,10 @@ class GRU4Rec(Trained):
         target = batch[:, 1:]; real = target >= 0
         return SequenceLoss(F.cross_entropy(self.model(batch[:, :-1])[real] @ self.model.items.weight.T, target[real]))
 
+    def counts(self, rows: torch.Tensor) -> torch.Tensor: # (rows,)
+        "Steps from one item to the next."
+        return steps_of(rows)
+
     @torch.no_grad()
     def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
         "Inner products of the last state with the items."
@@ -224,7 +234,7 @@ class BERT4Rec(Trained):
         return gaps
 
     def loss(self, batch: torch.Tensor) -> SequenceLoss:
-        "Cross-entropy of the hidden items, over all items."
+        "Cross-entropy of the hidden items, over all items. How many are hidden is drawn here, so parts of a step are weighted by their rows."
         batch = batch[:, -int((batch >= 0).sum(1).max()):]
         gaps = self.hide(batch)
         hidden = self.model(torch.where(gaps, self.split.n_items, batch))[gaps]

@@ -229,9 +229,14 @@ class Prompts:
             per_item(positions), per_item(following), pad(np.where(answer, ids, -100), -100), side)
 
     @property
+    def answer_lengths(self) -> np.ndarray: # (n_items,) words, the end included; 0 where an item has no answer
+        "Count the words of every item's answer."
+        return self._pieces.lengths[self.n_items:2 * self.n_items]
+
+    @property
     def longest_answer(self) -> int: # Words, its end included
         "How long the catalogue's longest answer is."
-        return int(self._pieces.lengths[self.n_items:2 * self.n_items].max())
+        return int(self.answer_lengths.max())
 
     def answers(self,
         titles: bool = True, # Whole answers; else only up to the title, where the template has it last: items of the same categories then share one

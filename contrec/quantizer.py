@@ -113,12 +113,12 @@ class Quantizer(Tokenizer):
         "What the encoders see in training."
         return x
 
-    def loss(self, e: torch.Tensor) -> TokenizerLoss:
+    def loss(self, e: torch.Tensor, target: torch.Tensor | None = None) -> TokenizerLoss:
         "MSE of the decoded words, plus `|sg(z) - q|^2 + commitment |z - sg(q)|^2` (van den Oord et al. 2017)."
         x = self.standard(e)
         z = self.continuous(self.corrupt(x))
         codes, asked, words = self.quantise(z)
-        reconstruction = F.mse_loss(self.decoder(self.middle(self.through(z, words))), x)
+        reconstruction = F.mse_loss(self.decoder(self.middle(self.through(z, words))), x if target is None else self.standard(target))
         regulariser = F.mse_loss(words, asked.detach()) + self.commitment * F.mse_loss(asked, words.detach())
         if self.revive and self.training and self.codebooks.requires_grad: self.count(codes, asked)
         return TokenizerLoss(reconstruction + regulariser, reconstruction, regulariser)

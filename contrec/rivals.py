@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from .baselines import CausalBlock, CausalEncoder, Recommender, SASRec, SequenceLoss, last_state, longest, windows
+from .baselines import CausalBlock, CausalEncoder, Recommender, SASRec, SequenceLoss, last_state, longest, steps_of, windows
 from .core import ConfigError, seeded
 from .data import Ragged, Split
 from .diffusion import Diffusion, DiffusionLoss
@@ -86,6 +86,10 @@ class DreamRec(Trained):
         "Mean squared error of the estimate of the next item's vector, at every place."
         target = batch[:, 1:]; real = target >= 0
         return self.model.diffusion.loss(F.embedding(target[real], self.model.vectors), self.model.encoder(batch[:, :-1])[real])
+
+    def counts(self, rows: torch.Tensor) -> torch.Tensor: # (rows,)
+        "Steps from one item to the next."
+        return steps_of(rows)
 
     @torch.no_grad()
     def generate(self,
@@ -282,6 +286,10 @@ class TIGER(Trained):
         codes, real = self.codes[batch.clamp_min(0)], batch >= 0
         states = rearrange(self.model(self.model.sequence(codes)[:, :-1]), "b (n l) d -> b n l d", l=codes.shape[2])[real]
         return SequenceLoss(sum(F.nll_loss(self.model.log_p(states[:, level], level), codes[real][:, level]) for level in range(codes.shape[2])))
+
+    def counts(self, rows: torch.Tensor) -> torch.Tensor: # (rows,)
+        "Items of each window: all are spelled, the first one too."
+        return (rows >= 0).sum(1)
 
     def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
         "Log-probabilities of what the beam search finds where everything may be shown, -inf for all else."

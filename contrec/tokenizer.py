@@ -132,8 +132,13 @@ class Tokenizer(nn.Module):
         "Standardised rows (b, d_in) -> tokens (b, k, d), without mask or noise."
         raise NotImplementedError
 
-    def loss(self, e: torch.Tensor) -> TokenizerLoss:
-        "Training loss of rows (b, d_in)."
+    def sample(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "Standardised rows (b, d_in) -> tokens without noise and as training sees them, (b, k, d) each; no mask."
+        tokens = self.tokenize(x)
+        return tokens, tokens
+
+    def loss(self, e: torch.Tensor, target: torch.Tensor | None = None) -> TokenizerLoss:
+        "Training loss of rows (b, d_in); what they should decode to, if it is not they themselves, is `target`."
         raise NotImplementedError
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
@@ -187,11 +192,16 @@ class SigmaVAE(Tokenizer):
         mu = self.statistics(x)
         return mu, add_noise(mu, self.sigma), self.mu * mu.square().mean()
 
-    def loss(self, e: torch.Tensor) -> TokenizerLoss:
-        "MSE between `Dec(mean_k z_k)` and the unmasked row, plus the weighted anti-collapse terms."
+    def sample(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "Means of the tokens, and tokens with the noise of training, learned or of a fixed scale."
+        mu, z, _ = self.draw(x)
+        return mu, z
+
+    def loss(self, e: torch.Tensor, target: torch.Tensor | None = None) -> TokenizerLoss:
+        "MSE between `Dec(mean_k z_k)` and the unmasked row, plus the weighted anti-collapse terms. The Barlow Twins term compares the rows of this call with each other."
         x = self.standard(e)
         mu, z, regulariser = self.draw(random_mask(x, self.mask))
-        reconstruction = F.mse_loss(self.decoder(z.mean(1)), x)
+        reconstruction = F.mse_loss(self.decoder(z.mean(1)), x if target is None else self.standard(target))
         if self.barlow: regulariser = regulariser + self.barlow * barlow_twins(mu) / self.width
         return TokenizerLoss(reconstruction + regulariser, reconstruction, regulariser)
 

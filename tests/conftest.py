@@ -37,6 +37,17 @@ def small_split(world):
     return leave_one_out(read_log(world / "log.csv", items=read_items(world / "items.csv")))
 
 
+@pytest.fixture
+def without_draws(monkeypatch):
+    """The diffusion draws nothing: the same noise, the same time and a known condition for every row, so that its loss is a function of the rows."""
+    import torch
+
+    import contrec.diffusion
+    monkeypatch.setattr(contrec.diffusion, "_normal", lambda shape, like, generator: torch.linspace(-1, 1, shape[-1]).expand(shape).to(like))
+    monkeypatch.setattr(contrec.diffusion, "draw_times", lambda n, T, *_: torch.full((n,), T // 2))
+    monkeypatch.setattr(contrec.diffusion.Diffusion, "_withheld", lambda self, x0, generator: torch.zeros(len(x0), dtype=torch.bool))
+
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --no-proxy-server"
 

@@ -405,6 +405,17 @@ def test_the_real_smollm2():
     assert len(said.categories) == 3
 
 
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.4, 0.5, 0.998, 0.999, 0.9999])
+def test_dropout_meets_every_rate(p):
+    """Also rates between two multiples of 1/256, and those that would round to 1."""
+    n = 4_000_000
+    with seeded(0): y = Dropout(p)(torch.ones(n))
+    error = (p * (1 - p) / n) ** 0.5
+    assert abs((y == 0).double().mean() - p) < 4 * error and abs(y.double().mean() - 1) < 4 * error / (1 - p)
+    assert y.isfinite().all() and y.max() == pytest.approx(1 / (1 - p), rel=1e-5)
+    assert abs((y.view(2, -1).count_nonzero(1)).double().diff()) < 6 * error * n # no place is preferred
+
+
 def test_dropout_has_the_right_rate_and_mean():
     drop = Dropout(0.25)
     with seeded(0): y = drop(torch.ones(1000, 999))

@@ -11,10 +11,10 @@ from implicit.cpu.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import CosineRecommender
 from threadpoolctl import threadpool_limits
 
-from contrec.baselines import (EASE, IALS, CausalEncoder, ItemKNN, Popularity, Recommender, SASRec, check_recommender, ease_memory, ease_weights, generalised_bce, recency, some_scores,
+from contrec.baselines import (EASE, IALS, CausalEncoder, ItemKNN, Popularity, Recommender, SASRec, check_recommender, ease_memory, ease_weights, generalised_bce, recency, some_scores, steps_of,
     windows)
 from contrec.catalog import load_split
-from contrec.core import ConfigError, DataError, MemoryBudgetError, seeded
+from contrec.core import ConfigError, DataError, MemoryBudgetError, Trainer, seeded
 from contrec.data import Ragged, leave_one_out
 from contrec.reading import from_frame
 from contrec.embeddings import linear, linear_memory
@@ -392,3 +392,24 @@ def test_weights_of_ease_are_those_of_a_plain_inverse_whatever_the_blocks(monkey
     for block in (7, 10_000):
         monkeypatch.setattr("contrec.baselines._BLOCK", block)
         np.testing.assert_array_equal(ease_weights(matrix, 20.0), found)
+
+
+def test_a_step_of_sasrec_means_the_same_in_any_number_of_parts():
+    """Windows sorted by length; also through `fit`, where the order is drawn. The sampled losses draw negatives per part, so their gradients differ by draws."""
+    lengths = np.tile(np.arange(3, 11), 5)
+    split = leave_one_out(from_frame(pd.DataFrame({"user": np.repeat([f"u{u}" for u in range(40)], lengths),
+        "item": [f"i{i}" for i in np.concatenate([(7 * u + 5 * np.arange(n)) % 23 for u, n in enumerate(lengths)])],
+        "timestamp": np.concatenate([np.arange(n) for n in lengths])}), name="uneven"), core=3)
+    model = SASRec("ce", width=16, dropout=0.0, length=8)
+    with seeded(0): model.model = CausalEncoder(split.n_items, 8, 16, 1, 1, 0.0).train()
+    ids = torch.as_tensor(windows(split.train, 8))
+    ids = ids[(ids >= 0).sum(1).argsort()]
+    def gradient(accumulate, counts):
+        model.model.zero_grad()
+        Trainer(model.model, lambda rows: model._loss(ids[rows]), len(ids), epochs=1, accumulate=accumulate, counts=counts).backward(torch.arange(len(ids)))
+        return torch.cat([p.grad.flatten() for p in model.model.parameters()])
+    whole = gradient(1, None)
+    for accumulate in (1, 2, 8): assert (gradient(accumulate, steps_of(ids)) - whole).norm() < 1e-5 * whole.norm()
+    assert (gradient(8, None) - whole).norm() > 1e-3 * whole.norm()
+    one, parts = (SASRec("ce", width=16, dropout=0.0, length=8, epochs=3, accumulate=a).fit(split) for a in (1, 4))
+    for a, b in zip(one.model.parameters(), parts.model.parameters()): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)

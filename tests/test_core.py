@@ -427,25 +427,26 @@ def gradient_of_sorted_rows(accumulate, counted):
         real = torch.arange(40) < LENGTHS[rows][:, None]
         return (net(CASES[rows][real]) - 1).square().mean()
 
-    def shares(rows, totals):
-        return Loss(mean(rows) * int(LENGTHS[rows].sum()) / totals["cases"])
-    loss = shares if counted else lambda rows: Loss(mean(rows))
-    counts = {"cases": LENGTHS} if counted else None
+    def share(rows, shares):
+        return Loss(mean(rows) * shares["cases"])
+    loss = share if counted == "by name" else lambda rows: Loss(mean(rows))
+    counts = {"by name": {"cases": LENGTHS}, "once": LENGTHS, None: None}[counted]
     trainer = Trainer(net, loss, 40, epochs=1, batch_size=40, accumulate=accumulate, counts=counts)
     logged = trainer.backward(torch.arange(40))
     return torch.cat([p.grad.flatten() for p in net.parameters()]), logged["total"]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 8])
-def test_with_counts_a_step_means_the_same_in_any_number_of_parts(accumulate):
-    whole, logged = gradient_of_sorted_rows(1, counted=False)
-    parts, relogged = gradient_of_sorted_rows(accumulate, counted=True)
+@pytest.mark.parametrize("counted", ["once", "by name"])
+def test_with_counts_a_step_means_the_same_in_any_number_of_parts(accumulate, counted):
+    whole, logged = gradient_of_sorted_rows(1, counted=None)
+    parts, relogged = gradient_of_sorted_rows(accumulate, counted)
     assert (parts - whole).norm() < 1e-5 * whole.norm() and relogged == pytest.approx(logged, rel=1e-5)
 
 
 def test_without_counts_means_over_cases_would_change_with_the_parts():
-    whole, _ = gradient_of_sorted_rows(1, counted=False)
-    parts, _ = gradient_of_sorted_rows(8, counted=False)
+    whole, _ = gradient_of_sorted_rows(1, counted=None)
+    parts, _ = gradient_of_sorted_rows(8, counted=None)
     assert (parts - whole).norm() > 0.01 * whole.norm()
 
 
@@ -463,10 +464,10 @@ def test_two_processes_add_up_to_one():
     messages, net = [], nn.Linear(3, 1)
     rows = torch.arange(40)
 
-    def loss(part, totals):
+    def loss(part):
         real = torch.arange(40) < LENGTHS[part][:, None]
-        return Loss((net(CASES[part][real]) - 1).square().sum() / totals["cases"])
-    settings = dict(epochs=1, batch_size=40, counts={"cases": LENGTHS})
+        return Loss((net(CASES[part][real]) - 1).square().mean())
+    settings = dict(epochs=1, batch_size=40, counts=LENGTHS)
     one = Trainer(net, loss, 40, **settings)
     one.backward(rows)
     whole = torch.cat([p.grad.flatten() for p in net.parameters()])

@@ -291,6 +291,18 @@ def test_presets_learn(name):
     assert hits.float().mean() > 0.5 # of 20 items: by chance 0.05
 
 
+def test_the_papers_presets_keep_the_published_dispersive_loss():
+    assert preset("contrec-paper")["dispersive_normalise"] is False and preset("contrec")["dispersive_variant"] == "infonce_cosine"
+    assert Diffusion(4, 3).spread["normalise"] and not Diffusion(4, 3, **preset("contrec-paper")).spread["normalise"]
+
+
+def test_the_share_of_acting_pairs_is_told():
+    x0, c = torch.randn(50, 4, generator=generator()), torch.randn(50, 6, generator=generator())
+    loss = trained(dispersive_weight=1.0).loss(x0, c, generator=generator())
+    assert loss.acting_pairs == pytest.approx(1 - math.exp(-math.log(50) - loss.dispersive.item()), abs=1e-5) and not loss.acting_pairs.requires_grad
+    assert trained().loss(x0, c, generator=generator()).acting_pairs is None
+
+
 def test_presets_are_the_papers():
     assert preset("contrec-paper")["parameterisation"] == "x0" and preset("contrec-paper")["schedule"] == "exp" and preset("contrec-paper")["T"] == 200
     assert preset("deftrec")["parameterisation"] == "eps" and preset("deftrec")["preference_weight"] == 0.5

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from contrec.core import ConfigError
-from contrec.dispersive import VARIANTS, dispersive, log_mean_exp, pair_distances
+from contrec.dispersive import SIGNS, VARIANTS, acting_pairs, dispersive, log_mean_exp, pair_distances
+from contrec.tokenizer import mean_cosine
 
 PAIRWISE = ("infonce_l2", "infonce_cosine", "hinge")
 
@@ -52,19 +53,21 @@ def test_trap_01_a_collapsed_batch_is_the_worst_case():
 
 def test_values_by_hand():
     z = torch.tensor([[0.0, 0.0], [2.0, 0.0]]) # D = 4 / 2 = 2 for the pair, 0 on the diagonal
-    assert dispersive(z, "infonce_l2", tau=1.0).item() == pytest.approx(math.log((2 + 2 * math.exp(-2)) / 4))
-    assert dispersive(z, "infonce_l2", tau=0.5).item() == pytest.approx(math.log((2 + 2 * math.exp(-4)) / 4))
-    assert dispersive(z, "hinge", margin=3.0).item() == pytest.approx((2 * 9 + 2 * 1) / 4)
+    assert dispersive(z, "infonce_l2", tau=1.0, normalise=False).item() == pytest.approx(math.log((2 + 2 * math.exp(-2)) / 4))
+    assert dispersive(z, "infonce_l2", tau=0.5, normalise=False).item() == pytest.approx(math.log((2 + 2 * math.exp(-4)) / 4))
+    assert dispersive(z, "hinge", margin=3.0, normalise=False).item() == pytest.approx((2 * 9 + 2 * 1) / 4)
     z = torch.tensor([[1.0, 0.0], [0.0, 2.0]]) # orthogonal
     assert dispersive(z, "infonce_cosine", tau=0.5).item() == pytest.approx(math.log((2 + 2 * math.exp(-2)) / 4))
     z = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]]) # covariance 1 off the diagonal, over b - 1 = 2
-    assert dispersive(z, "covariance").item() == pytest.approx(2.0)
+    assert dispersive(z, "covariance", normalise=False).item() == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_against_double_loops(variant):
+def test_against_double_loops(variant, normalise):
     z, tau, margin = cloud(12, 5, spread=1.0).double(), 0.7, 1.3
-    b, m = z.shape
+    given, (b, m) = z.float(), z.shape
+    if normalise: z = z / sum(x ** 2 for row in z.tolist() for x in row) ** 0.5 * (b * m) ** 0.5
     D = [[((z[i] - z[j]) ** 2).sum().item() / m for j in range(b)] for i in range(b)]
     cosine = [[(z[i] @ z[j] / z[i].norm() / z[j].norm()).item() for j in range(b)] for i in range(b)]
     pairs = [(i, j) for i in range(b) for j in range(b)]
@@ -75,7 +78,7 @@ def test_against_double_loops(variant):
         "hinge": lambda: mean([max(0.0, margin - D[i][j]) ** 2 for i, j in pairs]),
         "covariance": lambda: sum(torch.cov(z.T)[i, j].item() ** 2 for i in range(m) for j in range(m) if i != j),
     }[variant]()
-    assert dispersive(z.float(), variant, tau, margin).item() == pytest.approx(expected, rel=1e-4)
+    assert dispersive(given, variant, tau, margin, normalise=normalise).item() == pytest.approx(expected, rel=1e-4)
 
 
 @settings(max_examples=30, deadline=None)
@@ -94,6 +97,65 @@ def test_order_of_rows_does_not_matter_and_the_value_is_finite(b, m, seed, varia
 def test_infonce_stays_between_its_bounds(b, seed):
     value = dispersive(cloud(b, 6, seed, spread=3.0), "infonce_l2").item()
     assert -math.log(b) - 1e-5 <= value <= 1e-5
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_growing_longer_does_not_help(variant):
+    "Normalised, the value keeps its size under any factor and the gradient has no part along z; the published L2 form falls."
+    z = cloud(40, 12, spread=1.0).requires_grad_()
+    value = dispersive(z, variant)
+    gradient, = torch.autograd.grad(value, z)
+    torch.testing.assert_close(dispersive(7 * z, variant), value, rtol=1e-4, atol=1e-5)
+    assert abs((gradient * z).sum()) < 1e-4 * gradient.norm() * z.norm()
+    if variant in ("infonce_l2", "hinge"): assert dispersive(7 * z, variant, normalise=False) < dispersive(z, variant, normalise=False)
+
+
+def descend(normalise, steps=150):
+    z = (torch.randn(512, 32, generator=torch.Generator().manual_seed(3)) + 2).requires_grad_()
+    optimizer = torch.optim.Adam([z], lr=0.05)
+    for _ in range(steps):
+        value = dispersive(z, normalise=normalise)
+        optimizer.zero_grad(); value.backward(); optimizer.step()
+    return value.detach(), z.detach()
+
+
+def test_the_published_form_falls_to_its_floor_by_growth_and_the_default_does_not():
+    start = descend(True, steps=1)[1]
+    value, z = descend(False)
+    assert value == pytest.approx(-math.log(512), abs=0.01) and acting_pairs(value, 512) < 0.01
+    assert z.norm(dim=1).mean() > 1.2 * start.norm(dim=1).mean()
+    value, z = descend(True)
+    lowest = math.log(1 / 512 + 511 / 512 * math.exp(-2 * 512 / 511 / 0.5))
+    assert lowest <= value < lowest + 0.3 and acting_pairs(value, 512) > 0.85
+    assert abs(mean_cosine(z)) < 0.1 < mean_cosine(start)
+
+
+@pytest.mark.parametrize("sign", list(SIGNS))
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("variant", PAIRWISE)
+def test_acting_pairs_are_the_share_of_different_rows(variant, normalise, sign):
+    z = cloud(20, 6, spread=1.0)
+    value = acting_pairs(dispersive(z, variant, sign=sign, normalise=normalise), 20, variant, sign=sign)
+    if variant == "infonce_cosine":
+        z = torch.nn.functional.normalize(z, dim=1)
+        terms = torch.exp(-2 * (1 - z @ z.T))
+    else:
+        z = z / z.square().mean().sqrt() if normalise else z
+        D = pair_distances(z)
+        terms = torch.exp(-2 * D) if variant == "infonce_l2" else (1 - D).clamp(min=0).square()
+    assert value.item() == pytest.approx(1 - terms.trace().item() / terms.sum().item(), abs=1e-4)
+
+
+def test_acting_pairs_at_the_ends():
+    assert acting_pairs(torch.tensor(-math.log(512)), 512) < 1e-5 and acting_pairs(torch.tensor(0.0), 512) == pytest.approx(511 / 512)
+    assert acting_pairs(torch.tensor(0.3), 9, "covariance") == 1 and acting_pairs(torch.tensor(0.0), 1) == 0
+
+
+def test_zeros_have_a_finite_gradient():
+    for variant in VARIANTS:
+        z = torch.zeros(8, 4, requires_grad=True)
+        dispersive(z, variant).backward()
+        assert torch.isfinite(z.grad).all(), variant
 
 
 def test_trap_21_batch_size_one():

@@ -8,12 +8,12 @@ import torch
 
 from contrec.backbone import Generated
 from contrec.baselines import check_recommender
-from contrec.core import ConfigError, DataError, seeded
+from contrec.core import ConfigError, DataError, Trainer, TrainingError, seeded
 from contrec.data import Ragged, leave_one_out
 from contrec.reading import from_frame
-from contrec.model import PRESETS, Config, ContRec, Network, preset, running_mean
+from contrec.model import PRESETS, TARGETS, Config, ContRec, Network, preset, running_mean
 from contrec.prompt import TEMPLATES, word_tokenizer
-from contrec.tokenizer import Tokenizer
+from contrec.tokenizer import Tokenizer, latents
 
 SHORT = dict(epochs=2, tokenizer_epochs=20, embedding_settings={"width": 16}, diffusion={"hidden": 32, "blocks": 1})
 
@@ -285,7 +285,7 @@ def test_sixteen_bits_are_those_of_the_whole_training(small_split):
         with seeded(0):
             losses.append(model.network.loss(small_split.train.take(range(16))))
     assert kinds[0] == torch.float32 and kinds[1] == torch.bfloat16
-    for exact, coarse in zip(*losses):
+    for exact, coarse in zip(*(loss._replace(tokenizer=loss.total) for loss in losses)): # the tokenizer's own loss is switched off
         assert coarse.dtype == torch.float32 and torch.isclose(exact, coarse, rtol=0.02, atol=0.01)
 
 
@@ -361,6 +361,68 @@ def test_trap_10_gradients_reach_backbone_tokenizer_and_vectors(small_split):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters), part
 
 
+def uneven_split(users=24):
+    """Histories of 4 to 11 items; some items have no category, so that some answers have no words."""
+    lengths = np.tile(np.arange(4, 12), users // 8)
+    items = np.concatenate([(7 * u + 5 * np.arange(n)) % 23 for u, n in enumerate(lengths)])
+    log = pd.DataFrame({"user": np.repeat([f"u{u}" for u in range(users)], lengths), "item": [f"i{i}" for i in items],
+        "timestamp": np.concatenate([np.arange(n) for n in lengths])})
+    table = pd.DataFrame({"item": [f"i{i}" for i in range(23)], "title": "x", "text": "",
+        "categories": [() if i % 4 == 0 else tuple(f"kind {k}" for k in range(i % 4)) for i in range(23)]})
+    return leave_one_out(from_frame(log, items=table, name="uneven"), core=3)
+
+
+def step_losses(network, histories, accumulate, shares=True):
+    """Losses and gradient of one step of these histories, in so many parts."""
+    network.zero_grad()
+    loss = (lambda rows, shares: network.loss(histories.take(rows.numpy()), shares)) if shares else lambda rows: network.loss(histories.take(rows.numpy()))
+    trainer = Trainer(network.train(), loss, len(histories), epochs=1, accumulate=accumulate, counts=network.counts(histories) if shares else None)
+    with seeded(0): values = trainer.backward(torch.arange(len(histories)))
+    return values, torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None])
+
+
+QUIET = dict(tokenizer_settings={"sigma": 0.0}, backbone_settings={"dropout": 0.0})
+
+
+@pytest.mark.parametrize("preference", ["softmax", "none"])
+@pytest.mark.parametrize("template", ["tokens", "both"])
+def test_a_step_means_the_same_in_any_number_of_parts(without_draws, template, preference):
+    """Histories sorted by length; denoising and ranking are means over positions, the language model's loss over the words of the answers."""
+    split = uneven_split()
+    histories = split.train.take(np.argsort(split.train.lengths, kind="stable"))
+    terms = {"preference": preference, "dispersive_weight": 0.0, "denoising_weight": 1.0}
+    model = untrained(split, template=template, targets="stop_gradient", diffusion=SHORT["diffusion"] | terms, **QUIET)
+    logged, whole = step_losses(model.network, histories, 1, shares=False)
+    assert logged["lm"] > 0
+    for accumulate in (1, 2, 8):
+        again, gradient = step_losses(model.network, histories, accumulate)
+        assert (gradient - whole).norm() < 1e-5 * whole.norm(), accumulate
+        assert again == pytest.approx(logged, rel=1e-5)
+    by_rows = step_losses(model.network, histories, 8, shares=False)[1]
+    assert (by_rows - whole).norm() > 1e-3 * whole.norm()
+
+
+def test_the_counts_are_those_of_the_prompts():
+    split = uneven_split()
+    network = untrained(split, template="both", max_items=5).network
+    counts, batch = network.counts(split.train), network.prompts.batch(split.train.drop_last(), split.train.values[split.train.offsets[1:] - 1])
+    assert torch.equal(counts["positions"], (batch.next_items >= 0).sum(1))
+    assert torch.equal(counts["answer words"], (batch.labels != -100).sum(1)) and (counts["answer words"] == 0).any()
+
+
+def test_terms_over_pairs_see_their_part_only(without_draws):
+    """As said in the notebook on training: the dispersive loss of a step in parts is the mean of the parts', weighted by positions."""
+    split = uneven_split()
+    histories = split.train.take(np.argsort(split.train.lengths, kind="stable"))
+    network = untrained(split, **QUIET).network
+    parts = np.array_split(np.arange(len(histories)), 2)
+    alone = [step_losses(network, histories.take(part), 1)[0]["dispersive"] for part in parts]
+    weights = [int(network.counts(histories.take(part))["positions"].sum()) for part in parts]
+    found = step_losses(network, histories, 2)[0]["dispersive"]
+    assert found == pytest.approx(np.average(alone, weights=weights), rel=1e-5)
+    assert abs(found - step_losses(network, histories, 1)[0]["dispersive"]) > 1e-4
+
+
 def test_items_with_a_scale_of_their_own(small_split, tmp_path):
     found = ContRec(short(item_scale=True, item_lr=5.0)).fit(small_split)
     network, histories = found.network, small_split.histories("test")
@@ -412,14 +474,165 @@ def test_frozen_mode_leaves_tokenizer_and_vectors_alone(small_split):
     before = {}
     original = ContRec._train
     class Watched(ContRec):
-        def _train(self, *a):
+        def _train(self, *a, **k):
             before.update({k: v.clone() for k, v in self.network.tokenizer.state_dict().items()}, inputs=self.network.inputs.detach().clone())
-            return original(self, *a)
+            return original(self, *a, **k)
     frozen.__class__ = Watched
     frozen.fit(small_split)
     for name, value in frozen.network.tokenizer.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert torch.equal(frozen.network.inputs, before["inputs"])
+
+
+# tokens that learn, targets that learn
+
+def latents_before_and_after(split, **changes):
+    """Tokens' mean latents and the diffusion's targets, before joint training and after two epochs of it."""
+    seen = []
+    class Watched(ContRec):
+        def _train(self, *a, **k):
+            seen.append(self._look())
+            return super()._train(*a, **k)
+
+        @torch.no_grad()
+        def _look(self):
+            catalogue = self.network.eval().catalogue()
+            return latents(catalogue.tokens), catalogue.latents
+    model = Watched(short(**changes)).fit(split)
+    return model, seen[0], model._look()
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_targets_are_frozen_or_follow_or_learn(small_split, targets):
+    model, (tokens, aims), (moved, after) = latents_before_and_after(small_split, targets=targets)
+    network = model.network.train()
+    torch.testing.assert_close(tokens, aims)
+    assert not torch.allclose(tokens, moved, atol=1e-2), "the tokens do not learn"
+    assert torch.equal(after, aims) == (targets == "frozen")
+    if targets != "frozen": torch.testing.assert_close(after, moved)
+    assert network.catalogue().latents.requires_grad == (targets == "learned")
+    network.zero_grad(); network.loss(small_split.train.take(np.arange(8))).total.backward()
+    assert network.inputs.grad.abs().sum() > 0 and network.tokenizer.position.grad.abs().sum() > 0 # through the backbone at least
+
+
+def test_the_targets_gradient_is_all_that_differs(small_split):
+    """The same numbers forward; backward, a stopped target is a constant."""
+    losses, gradients = [], []
+    for targets in ("learned", "stop_gradient"):
+        network = untrained(small_split, targets=targets).network.train()
+        with seeded(0): loss = network.loss(small_split.train.take(np.arange(16)))
+        loss.total.backward()
+        losses.append(loss.total.item()); gradients.append(network.tokenizer.position.grad.clone())
+    assert losses[0] == losses[1] and not torch.allclose(*gradients)
+
+
+@pytest.mark.parametrize("name", ["contrec", "contrec-basic"])
+def test_the_presets_that_rank_let_their_targets_learn(name):
+    assert preset(name).fine_tune and preset(name).targets == "learned" and preset(name).tokenizer_weight == 0
+    assert not preset("contrec-paper").fine_tune and preset("contrec-paper").targets == preset("deftrec").targets == "frozen"
+
+
+def test_frozen_targets_are_saved_fed_back_and_joined_by_new_items(small_split, tmp_path):
+    model = ContRec(short(targets="frozen", epochs=1, text_encoder=None)).fit(small_split)
+    histories = small_split.histories("test")
+    model.save_pretrained(tmp_path / "m")
+    np.testing.assert_array_equal(ContRec.from_pretrained(tmp_path / "m").score(histories), model.score(histories))
+    catalogue = model.network.catalogue()
+    back = model.network.feed_back(catalogue.latents, catalogue)
+    torch.testing.assert_close(back, catalogue.tokens, atol=1e-5, rtol=1e-4)
+    new = pd.DataFrame({"item": ["new"], "title": ["New"], "categories": [("odd",)], "text": [""]})
+    larger = model.with_items(new)
+    assert larger.network.catalogue().latents.shape == (small_split.n_items + 1, 64)
+    assert torch.equal(larger.network.catalogue().latents[:-1], catalogue.latents)
+    assert np.isfinite(larger.score(histories)).all()
+
+
+@pytest.mark.parametrize("targets", ["frozen", "stop_gradient"])
+def test_joint_training_resumes_exactly_with_every_kind_of_target(small_split, tmp_path, targets):
+    settings = dict(targets=targets, tokenizer_weight=0.5, epochs=3)
+    whole = ContRec(short(**settings)).fit(small_split)
+    def killer(row):
+        if row["stage"] == "recommender" and row["epoch"] == 2: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): ContRec(short(**settings)).fit(small_split, folder=tmp_path, log=killer)
+    again = ContRec(short(**settings)).fit(small_split, folder=tmp_path)
+    for (name, a), b in zip(whole.network.state_dict().items(), again.network.state_dict().values()): assert torch.equal(a, b), name
+
+
+def decode_error(model):
+    """Mean squared error of what the tokens decode to, against the vectors before joint training, in units of these vectors' variance."""
+    tokenizer, start = model.network.tokenizer, model.start
+    with torch.no_grad(): return ((tokenizer.decode(tokenizer.encode(model.network.inputs)) - start).square().mean() / start.var(0).mean()).item()
+
+
+def test_the_tokenizers_own_loss_keeps_it_able_to_decode(small_split):
+    class Watched(ContRec):
+        def _train(self, *a, **k):
+            self.start = self.network.inputs.detach().clone()
+            self.before = decode_error(self)
+            return super()._train(*a, **k)
+    models, logs = [], []
+    for weight in (0.0, 10.0):
+        rows = []
+        models.append(Watched(short(tokenizer_weight=weight, epochs=6, tokenizer_epochs=100, lr=5e-3)).fit(small_split, log=rows.append))
+        logs.append([row for row in rows if row["stage"] == "recommender"])
+    plain, kept = (decode_error(model) - model.before for model in models)
+    assert plain > 0.02 and kept < 0.3 * plain
+    assert not any("tokenizer" in row for row in logs[0]) and logs[1][-1]["tokenizer"] < logs[1][0]["tokenizer"]
+
+
+def test_a_variational_tokenizer_keeps_its_learned_noise_in_joint_training(small_split):
+    network = untrained(small_split, tokenizer="VAE", tokenizer_settings={"width": 8, "tokens": 2}).network
+    x = network.tokenizer.standard(network.inputs)
+    with torch.no_grad():
+        mu, log_variance = network.tokenizer.statistics(x).chunk(2, -1)
+        noise = torch.stack([network.train().catalogue().tokens for _ in range(400)]) - mu
+        assert torch.equal(network.eval().catalogue().tokens, mu)
+    torch.testing.assert_close(noise.std(0), (0.5 * log_variance).exp(), rtol=0.3, atol=0.02)
+    assert noise.mean(0).abs().max() < 0.3
+
+
+def test_how_the_targets_are_spread_is_logged(small_split):
+    rows = []
+    ContRec(short()).fit(small_split, log=rows.append)
+    for row in rows:
+        if row["stage"] == "recommender": assert 1 <= row["target_rank"] <= 64 and -1 <= row["target_cosine"] <= 1
+
+
+def test_targets_that_collapse_stop_the_training(small_split):
+    """A ranking term without weight to speak of cannot keep learned targets apart; the same training with stopped targets goes through."""
+    weak = {"preference_weight": 1e-9, "denoising_weight": 1.0}
+    settings = dict(diffusion=SHORT["diffusion"] | weak, epochs=40, lr=2e-2, ema=None)
+    with pytest.raises(TrainingError, match="the targets collapsed: effective rank .* mean cosine .*stop_gradient"):
+        ContRec(short(**settings)).fit(small_split)
+    ContRec(short(**settings | {"epochs": 10, "targets": "stop_gradient"})).fit(small_split)
+    ContRec(short(**settings | {"epochs": 10, "allow_collapse": True})).fit(small_split)
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"diffusion": {"preference": "none"}}, "collapse.*frozen or stop_gradient"),
+    ({"diffusion": {"preference_weight": 0.0}}, "collapse.*frozen or stop_gradient"),
+    ({"targets": "moving"}, "unknown kind of targets 'moving'"),
+    ({"fine_tune": False, "tokenizer_weight": 1.0}, "fine_tune is off"),
+    ({"tokenizer_weight": -1.0}, "tokenizer_weight"),
+])
+def test_targets_that_cannot_work_are_refused(changes, words):
+    with pytest.raises(ConfigError, match=words): preset("contrec", **changes)
+
+
+def test_what_is_refused_can_be_told_explicitly():
+    for changes in ({"targets": "frozen"}, {"targets": "stop_gradient"}, {"fine_tune": False}, {"allow_collapse": True}):
+        assert preset("contrec", diffusion={"preference": "none"}, **changes).diffusion["preference"] == "none"
+
+
+def test_a_dispersive_loss_at_its_floor_is_said_once(small_split):
+    said, rows = [], []
+    published = {"dispersive_variant": "infonce_l2", "dispersive_normalise": False, "dispersive_weight": 50.0, "dispersive_tau": 0.01}
+    ContRec(short(diffusion=SHORT["diffusion"] | published, epochs=4)).fit(small_split, tell=said.append, log=rows.append)
+    acting = [row["acting_pairs"] for row in rows if row["stage"] == "recommender"]
+    assert acting[-1] < 0.01 and sum("the dispersive loss is at its floor; it no longer acts" in line for line in said) == 1
+    said.clear(); rows.clear()
+    ContRec(short(epochs=4)).fit(small_split, tell=said.append, log=rows.append)
+    assert not any("floor" in line for line in said) and min(row["acting_pairs"] for row in rows if row["stage"] == "recommender") > 0.5
 
 
 def test_trap_02_the_pretrained_tokenizer_is_the_one_in_use(small_split, tmp_path):
@@ -447,7 +660,7 @@ def test_trap_21_batch_of_one_and_history_of_one(model, small_split):
     scores = model.score(Ragged.from_lists([[4]]))
     assert scores.shape == (1, small_split.n_items) and np.isfinite(scores).all()
     loss = model.network.train().loss(Ragged.from_lists([[1, 2]]))
-    assert all(torch.isfinite(x) for x in loss)
+    assert loss.tokenizer is None and all(torch.isfinite(x) for x in loss[:-1])
     model.network.eval()
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from contrec.baselines import EASE, ItemKNN, Popularity, SASRec, check_recommender
-from contrec.core import ConfigError, DataError, seeded
+from contrec.core import ConfigError, DataError, Trainer, seeded
 from contrec.data import Ragged, leave_one_out
 from contrec.reading import from_frame
 from contrec.metrics import per_user
@@ -50,6 +50,41 @@ def test_contract_on_a_gpu(name, split):
     model = (SMALL | {"SASRec": lambda **o: SASRec(width=16, length=6, **o)})[name](epochs=1, device="cuda").fit(split)
     check_recommender(model, split)
     assert {p.device.type for p in model.model.parameters()} == {"cuda"}
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    """Histories of 4 to 11 items, so that the windows have different numbers of steps."""
+    lengths = np.tile(np.arange(4, 12), 6)
+    items = np.concatenate([(7 * u + 5 * np.arange(n)) % 23 for u, n in enumerate(lengths)])
+    frame = pd.DataFrame({"user": np.repeat([f"u{u}" for u in range(len(lengths))], lengths), "item": [f"i{i}" for i in items],
+        "timestamp": np.concatenate([np.arange(n) for n in lengths])})
+    return leave_one_out(from_frame(frame, name="uneven"), core=3)
+
+
+def step_gradient(model, split, accumulate):
+    """The gradient of one step of all training rows, sorted by length, in so many parts."""
+    model.split = split
+    with seeded(0): model.model, rows = model.build(split)
+    rows = rows[(rows >= 0).flatten(1).sum(1).argsort()]
+    Trainer(model.model.train(), lambda n: model.loss(rows[n]), len(rows), epochs=1, counts=model.counts(rows), accumulate=accumulate).backward(torch.arange(len(rows)))
+    return torch.cat([p.grad.flatten() for p in model.model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("make", [lambda: GRU4Rec(width=16, length=6, dropout=0.0), lambda: DreamRec(every=1, dropout=0.0, **DREAM), lambda: TIGER(dropout=0.0, **CODES)],
+                         ids=["GRU4Rec", "DreamRec", "TIGER"])
+def test_a_step_means_the_same_in_any_number_of_parts(make, uneven, without_draws):
+    whole = step_gradient(make(), uneven, 1)
+    for accumulate in (2, 8):
+        assert (step_gradient(make(), uneven, accumulate) - whole).norm() < 1e-5 * whole.norm()
+    alike = make()
+    alike.counts = lambda rows: None
+    assert (step_gradient(alike, uneven, 8) - whole).norm() > 1e-3 * whole.norm() # weighted by rows it would differ
+
+
+def test_parts_are_for_every_trained_system(uneven):
+    one, parts = (GRU4Rec(width=16, length=6, dropout=0.0, epochs=3, accumulate=a).fit(uneven) for a in (1, 3))
+    for a, b in zip(one.model.parameters(), parts.model.parameters()): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from contrec.data import leave_one_out
 from contrec.reading import read_items, read_log
@@ -14,7 +15,33 @@ from contrec.metrics import per_user, summarise
 from contrec.model import ContRec, preset
 
 SETTINGS = dict(epochs=4, lr=1e-3, tokenizer_epochs=20, batch_size=31, accumulate=2, embedding_settings={"width": 16}, diffusion={"hidden": 32, "blocks": 1})
-SCRIPT = """
+GRADIENT = """
+import numpy as np
+import torch
+import contrec.diffusion
+from contrec.core import Trainer, seeded
+from contrec.data import Ragged
+from contrec.model import ContRec, preset
+
+def step_gradient(split, accelerator=None, accumulate=1):
+    "The gradient of one step of 24 histories of 2 to 8 items, sorted by length; the diffusion draws nothing."
+    contrec.diffusion._normal = lambda shape, like, generator: torch.linspace(-1, 1, shape[-1]).expand(shape).to(like)
+    contrec.diffusion.draw_times = lambda n, T, *_: torch.full((n,), T // 2)
+    quiet = {"hidden": 32, "blocks": 1, "drop": 0.0, "dispersive_weight": 0.0}
+    model = ContRec(preset("contrec", template="both", diffusion=quiet, tokenizer_settings={"sigma": 0.0}, backbone_settings={"dropout": 0.0}))
+    model.split = split
+    with seeded(0):
+        model._build(16)
+        torch.nn.init.normal_(model.network.inputs)
+    network = model.network
+    rows = [split.train[u][:2 + u // 4 + (u > 11)] for u in range(24)]
+    histories = Ragged.from_lists([r.tolist() for r in rows])
+    trainer = Trainer(network.train(), lambda rows, shares: network.loss(histories.take(rows.numpy()), shares), 24, epochs=1, counts=network.counts(histories),
+        accumulate=accumulate, accelerator=accelerator)
+    trainer.backward(torch.arange(24))
+    return torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None])
+"""
+SCRIPT = GRADIENT + """
 import json, sys
 import torch
 from accelerate import Accelerator
@@ -41,6 +68,9 @@ def fit(folder, die=0):
     return {"processes": accelerator.num_processes, "scores": model.scores, "rows": [r for r in told if r["stage"] == "recommender"],
         "weights": [float(p.double().sum()) for p in model.network.parameters()],
         "NDCG@10": summarise(per_user(model.rank(split.histories("test"), 10).ids, split.test, ks=(10,)))["NDCG@10"]}
+originals = contrec.diffusion._normal, contrec.diffusion.draw_times
+torch.save(step_gradient(split, accelerator, accumulate=3), f"{out}/gradient.{accelerator.process_index}.pt")
+contrec.diffusion._normal, contrec.diffusion.draw_times = originals
 found = {"whole": fit("whole"), "killed": fit("killed", die=3), "resumed": fit("killed")}
 with open(f"{out}/{accelerator.process_index}.json", "w") as file: json.dump(found, file)
 """
@@ -76,6 +106,19 @@ def test_two_processes_hold_the_same_model_and_speak_once(two):
     rows = [json.loads(line) for line in (out / "whole" / "log.jsonl").read_text().splitlines()]
     assert [r["epoch"] for r in rows if r["stage"] == "recommender"] == list(range(1, 5))
     assert not list((out / "whole" / "stages").glob("*.checkpoint*"))
+
+
+def test_two_processes_make_the_same_step_as_one(two, small_split, monkeypatch):
+    """To rounding, with histories sorted by length: each process gets other lengths, and works through them in three parts."""
+    import contrec.diffusion
+    for name in ("_normal", "draw_times"):
+        monkeypatch.setattr(contrec.diffusion, name, getattr(contrec.diffusion, name)) # to be put back
+    space = {}
+    exec(GRADIENT, space)
+    whole = space["step_gradient"](small_split)
+    for process in range(2):
+        found = torch.load(two[0] / f"gradient.{process}.pt")
+        assert (found - whole).norm() < 1e-5 * whole.norm()
 
 
 def test_two_processes_end_where_one_ends(two, small_split):

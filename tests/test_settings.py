@@ -202,7 +202,7 @@ def test_an_embedding_that_does_not_tell_its_width_can_be_used(small_split, monk
         rows = np.random.default_rng(0).normal(size=(split.n_items, 11)).astype(np.float32) * factor
         return Embeddings(np.zeros((split.n_users, 11), np.float32), rows)
     monkeypatch.setitem(contrec.model.EMBEDDINGS, "odd", odd)
-    changes = SHORT | {"embedding": "odd", "embedding_settings": {"factor": 2.0}}
+    changes = SHORT | {"targets": "stop_gradient", "embedding": "odd", "embedding_settings": {"factor": 2.0}}
     model = ContRec(dataclasses.replace(preset("contrec-basic"), **changes)).fit(small_split)
     assert model.network.inputs.shape == (small_split.n_items, 11)
 
