@@ -49,6 +49,7 @@ check: $(STAMP)
 export: $(STAMP)
 	nbdev_export
 	nbdev_clean
+	python tests/strip_widgets.py
 	python tests/make_readme.py
 
 clean:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['View', 'table_to_html', 'show_text', 'show_picture', 'Explorer', 'unique_names', 'fold', 'find_titles', 'Lasso',
-           'percent', 'TokenSpace', 'Denoising', 'Playground', 'RecordBrowser', 'AblationBrowser', 'explore_space',
-           'explore_denoising', 'explore_recommendations', 'explore_records']
+           'percent', 'TitleList', 'TokenSpace', 'Denoising', 'Playground', 'RecordBrowser', 'AblationBrowser',
+           'explore_space', 'explore_denoising', 'explore_recommendations', 'explore_records']
 
 # %% ../nbs/19_explore.ipynb #a559ccd0
 import base64, contextlib, gc, html, inspect, json, unicodedata
@@ -27,7 +27,7 @@ from matplotlib.path import Path
 from matplotlib.patches import Polygon
 
 from .ablation import effects, summary
-from .core import ConfigError, ContrecError, DataError
+from .core import ConfigError, ContrecError, DataError, escape_controls
 from .data import Ragged
 from .evaluation import compare, config_hash
 from .metrics import top_k
@@ -46,24 +46,51 @@ class View(NamedTuple):
     def figure(self) -> Figure: return self.draw()
 
 # %% ../nbs/19_explore.ipynb #c49d7309
+_MARK = "mathjax_ignore tex2jax_ignore" # No formula is read into what is inside
+_LOST = "The controls need a running kernel: run this cell. Below is what they showed last."
+_VIEW = ".lm-Panel.jp-OutputArea-output" # Where JupyterLab puts the controls
+
+# In a notebook that is opened again the controls are gone, and JupyterLab says "Error
+# displaying widget" in their place. This style hides that, and puts `_LOST` above the table.
+_STILL = f"""<style>
+.jp-OutputArea:has(.contrec-note) {_VIEW}:not(:has(*)) {{ display: none; }}
+.jp-OutputArea:has({_VIEW}):not(:has(.widget-vbox)) .contrec-note::before {{
+  content: "{_LOST}"; display: block; font-style: italic; }}
+</style>"""
+
+def _escaped(table):
+    "Copy a table with control characters written as codes, in its cells and headings."
+    table = table.map(lambda x: escape_controls(x) if isinstance(x, str) else x)
+    return table.rename(columns=escape_controls)
+
+def _rounded(x):
+    return f"{round(float(x), 4):.10g}"
+
 def table_to_html(
     table: pd.DataFrame, # Any table; every text in it is escaped
     note: str = "", # A line above it, escaped too
 ) -> str:
-    "A table as HTML in which nothing but the table itself is markup or formula."
+    "Write a table as HTML in which nothing but the table itself is markup or formula."
     with pd.option_context("display.max_colwidth", 120):
-        rows = table.to_html(index=False, escape=True, border=0, na_rep="", float_format=lambda x: f"{round(float(x), 4):.10g}", classes="mathjax_ignore tex2jax_ignore")
-    return f'<p class="mathjax_ignore tex2jax_ignore">{html.escape(note)}</p><div style="max-height: 24em; overflow: auto">{rows if len(table) else ""}</div>'
+        rows = _escaped(table).to_html(index=False, escape=True, border=0, na_rep="",
+                                       float_format=_rounded, classes=_MARK)
+    note = f'<p class="contrec-note {_MARK}">{html.escape(escape_controls(note))}</p>'
+    body = rows if len(table) else ""
+    return f'{note}<div style="max-height: 24em; overflow: auto">{body}</div>'
 
 def show_text(view: View) -> dict: # MIME type -> content
-    "Note and table as Jupyter gets them."
-    return {"text/html": table_to_html(view.table, view.note), "text/plain": f"{view.note}\n{view.table.to_string(index=False) if len(view.table) else ''}"}
+    "Give note and table as Jupyter gets them."
+    rows = _escaped(view.table).to_string(index=False) if len(view.table) else ""
+    return {"text/html": _STILL + table_to_html(view.table, view.note),
+            "text/plain": f"{escape_controls(view.note)}\n{rows}"}
 
 def show_picture(view: View) -> tuple[dict, dict]: # MIME type -> content, and the metadata
-    "Draw a view; the browser is told the size, so that the page stands still while the picture changes."
+    "Draw a view; the browser is told the size, so that the page stands still."
     figure = view.figure
     width, height = (int(x) for x in figure.bbox.size)
-    return {"image/png": base64.b64encode(figure.png()).decode(), "text/plain": f"Picture: {figure.alt}"}, {"image/png": {"width": width, "height": height, "alt": figure.alt}}
+    png = base64.b64encode(figure.png()).decode()
+    size = {"width": width, "height": height, "alt": figure.alt}
+    return {"image/png": png, "text/plain": f"Picture: {figure.alt}"}, {"image/png": size}
 
 # %% ../nbs/19_explore.ipynb #927ba5f4
 @contextlib.contextmanager
@@ -77,7 +104,7 @@ def _garbage_later(): # A picture is thousands of objects; a search among all of
 class _Box(widgets.VBox):
     def _repr_mimebundle_(self, **options):
         bundle = super()._repr_mimebundle_(**options)
-        return bundle | {"text/plain": "(The controls need a running kernel; below is what they showed last.)"}
+        return bundle | {"text/plain": _LOST}
 
 class Explorer:
     "Controls bound to a view; the picture and the table are ordinary outputs, so a saved notebook keeps them."
@@ -112,7 +139,7 @@ class Explorer:
             if self._handles: self._handles[1].update(text, raw=True) # The table answers at once, the picture follows
             picture = self.picture(**self.state)
         except (ContrecError, ValueError) as error:
-            self.message.value = f'<span role="alert">{html.escape(str(error))}</span>'
+            self.message.value = f'<span role="alert">{html.escape(escape_controls(error))}</span>'
             return
         self.message.value, self.shown = "", (text, picture)
         if self._handles: self._handles[0].update(picture[0], raw=True, metadata=picture[1])
@@ -128,9 +155,11 @@ class Explorer:
 def unique_names(
     items: pd.DataFrame, # Columns `item` and `title`, as in `Split.items`
 ) -> list[str]:
-    "Titles, with the id behind those that several items share."
-    names = items["title"].astype(str).where(~items["title"].duplicated(keep=False), items["title"].astype(str) + " [" + items["item"].astype(str) + "]")
-    return names.where(~names.duplicated(keep=False), names + " [item " + items["item"].astype(str) + "]").tolist()
+    "Give titles, with the id behind those that several items share; controls as codes."
+    titles, ids = (items[name].map(escape_controls) for name in ("title", "item"))
+    names = titles.where(~titles.duplicated(keep=False), titles + " [" + ids + "]")
+    names = names.where(~names.duplicated(keep=False), names + " [item " + ids + "]")
+    return names.tolist()
 
 def fold(text: str) -> str:
     "Lower case, without accents."
@@ -213,6 +242,148 @@ def percent(
     "Places on a map as the lasso counts them, from the left and from the bottom."
     low, span = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-12)
     return 100 * (points - low) / span
+
+# %% ../nbs/19_explore.ipynb #c7a0d3b2
+_TITLE_LIST_CSS = """
+.contrec-titles { width: 100%; color: var(--jp-ui-font-color1); }
+.contrec-titles input { width: 24em; max-width: 100%; padding: 3px 6px; font: inherit;
+  color: var(--jp-ui-font-color1); background: var(--jp-layout-color1);
+  border: 1px solid var(--jp-border-color1, #757575); }
+.contrec-titles .tag { display: inline-block; margin: 2px; padding: 0 2px 0 8px;
+  background: var(--jp-layout-color2); border: 1px solid var(--jp-border-color1); }
+.contrec-titles button { border: none; background: none; color: inherit; cursor: pointer; }
+.contrec-titles ul { list-style: none; margin: 0; padding: 0; width: fit-content; }
+.contrec-titles li { padding: 1px 8px; cursor: pointer; }
+.contrec-titles li[aria-selected=true], .contrec-titles li:hover {
+  outline: 1px solid var(--jp-brand-color1, #1976d2); }
+.contrec-titles [role=status] { min-height: 1.5em; }
+"""
+
+# %% ../nbs/19_explore.ipynb #c7a0d3b3
+_TITLE_LIST = """
+const make = (tag, options) => Object.assign(document.createElement(tag), options);
+
+function render({ model, el }) {
+  const tags = make("div", { className: "tags" });
+  const field = make("input", { type: "text", placeholder: "add a title: type, then Enter" });
+  const found = make("ul", { id: `contrec-${Math.random().toString(36).slice(2)}` });
+  const status = make("div");
+  const roles = [[field, "combobox"], [found, "listbox"], [status, "status"]];
+  roles.forEach(([part, role]) => part.setAttribute("role", role));
+  field.setAttribute("aria-label", "add a title to the history");
+  field.setAttribute("aria-controls", found.id);
+  field.setAttribute("autocomplete", "off");
+  let chosen = -1, count = model.get("value").length;
+
+  function keep(value) { model.set("value", value); model.save_changes(); }
+  function add(title) { model.send({ add: title }); }
+  function drawTags() {
+    const value = model.get("value");
+    tags.replaceChildren(...value.map((title, i) => {
+      const tag = make("span", { className: "tag", textContent: title });
+      const close = make("button", { type: "button", textContent: "\u00d7" });
+      close.setAttribute("aria-label", `remove ${title}`);
+      close.onclick = () => keep(value.filter((_, j) => j !== i));
+      tag.append(close);
+      return tag;
+    }));
+    if (value.length > count) field.value = "";
+    count = value.length;
+  }
+  function drawFound() {
+    const titles = model.get("found");
+    found.replaceChildren(...titles.map((title, i) => {
+      const option = make("li", { textContent: title, id: `${found.id}-${i}` });
+      option.setAttribute("role", "option");
+      option.onmousedown = event => { event.preventDefault(); add(title); };
+      return option;
+    }));
+    field.setAttribute("aria-expanded", String(titles.length > 0));
+    choose(-1);
+  }
+  function choose(i) {
+    const options = [...found.children];
+    chosen = options.length ? Math.max(-1, Math.min(i, options.length - 1)) : -1;
+    options.forEach((o, j) => o.setAttribute("aria-selected", String(j === chosen)));
+    field.setAttribute("aria-activedescendant", chosen < 0 ? "" : options[chosen].id);
+  }
+  function press(event) {
+    event.stopPropagation(); // The notebook has keys of its own
+    const move = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (move) choose(chosen + move);
+    else if (event.key === "Enter") add(chosen < 0 ? field.value : found.children[chosen].textContent);
+    else if (event.key === "Escape") model.send({ search: "" });
+    else return;
+    event.preventDefault();
+  }
+  const draw = { value: drawTags, found: drawFound,
+    message: () => { status.textContent = model.get("message"); } };
+  field.addEventListener("keydown", press);
+  field.addEventListener("input", () => model.send({ search: field.value }));
+  Object.entries(draw).forEach(([name, f]) => { model.on(`change:${name}`, f); f(); });
+  el.classList.add("contrec-titles");
+  el.append(tags, field, found, status);
+  return () => Object.entries(draw).forEach(([name, f]) => model.off(`change:${name}`, f));
+}
+export default { render };
+"""
+
+# %% ../nbs/19_explore.ipynb #c7a0d3b4
+class TitleList(anywidget.AnyWidget):
+    "A list of titles to edit: remove one, or type one and press Enter."
+    _esm, _css = _TITLE_LIST, _TITLE_LIST_CSS
+    value = traitlets.List(traitlets.Unicode()).tag(sync=True) # Names, oldest first
+    found = traitlets.List(traitlets.Unicode()).tag(sync=True) # Suggestions
+    message = traitlets.Unicode().tag(sync=True) # Why nothing was added
+
+    def __init__(self,
+        names: Sequence[str], # Unique names of all items, see `unique_names`
+        counts: np.ndarray, # (n_items,) popularity; popular titles are suggested first
+        value: Sequence[str] = (), # The list at the start
+    ):
+        super().__init__(value=list(value))
+        self.names, self.counts = list(names), counts
+        self.folded = [fold(n) for n in names]
+        self.on_msg(self._asked)
+
+    def _asked(self, _, content, buffers):
+        "Answer the page: it sends `search` while one types, `add` on Enter or on a click."
+        if "add" in content:
+            self.add(str(content["add"]))
+        else:
+            self.suggest(str(content.get("search", "")))
+
+    def suggest(self,
+        text: str, # What was typed so far
+        most: int = 8, # Length of the list of suggestions
+    ) -> None:
+        "Set `found` to the titles that match."
+        matches = find_titles(self.folded, text, self.counts)[:most]
+        self.message, self.found = "", [self.names[i] for i in matches]
+
+    def add(self,
+        text: str, # A title, or enough of it
+    ) -> None:
+        "Append the title that matches; `message` says why nothing was added."
+        matches = find_titles(self.folded, text, self.counts)
+        exact = [i for i in matches if self.folded[i] == fold(text).strip()]
+        names = [self.names[i] for i in (exact or matches)]
+        if text in names:
+            names = [text]
+        said = escape_controls(text.strip())
+        if not names:
+            self.found = []
+            missing = f"No title matches '{said}'. Check the spelling, or type less of it."
+            self.message = missing if said else "Type a part of a title first."
+        elif len(names) > 1:
+            self.suggest(text)
+            self.message = (f"{len(names):,} titles match '{said}'. Choose one of the list "
+                            "with the arrow keys and Enter, or type more.")
+        elif names[0] in self.value:
+            self.message = f"'{names[0]}' is in the list already."
+        else:
+            self.found, self.message = [], ""
+            self.value = [*self.value, names[0]]
 
 # %% ../nbs/19_explore.ipynb #085eb367
 def _catalogue(model):
@@ -465,7 +636,7 @@ class Playground:
         "A widget for every keyword of `view` but `k`; choosing a user fills in the history."
         c, first = self.model.config, str(self.split.user_ids[0])
         user = widgets.Combobox(value=first, options=[str(u) for u in self.split.user_ids[:100]], description="user", continuous_update=False)
-        history = widgets.TagsInput(value=list(self.history_of(first)), allowed_tags=self.names, allow_duplicates=False, placeholder="add a title", layout={"width": "100%"})
+        history = TitleList(self.names, self.split.counts, self.history_of(first))
         def fill(change):
             try: history.value = list(self.history_of(change["new"]))
             except DataError: pass # The view itself will say so

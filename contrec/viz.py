@@ -26,7 +26,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
-from .core import ConfigError, DataError
+from .core import ConfigError, DataError, escape_controls
 from .data import Split
 from .tokenizer import Tokenizer, as_rows, effective_rank, mean_cosine, nearest, survival
 
@@ -92,7 +92,7 @@ def _figure(width=7.5, height=3.0, rows=1, columns=1, grid="both", **options): #
 
 def _finish(figure, title, alt):
     if title: figure.suptitle(plain(title, 90), fontsize=11.5, color=INK)
-    figure.alt = f"{title}. {alt}" if title else alt
+    figure.alt = escape_controls(f"{title}. {alt}" if title else alt)
     figure.get_layout_engine().execute(figure) # Settle the layout once, in this style: the same picture however often it is drawn
     figure.set_layout_engine("none")
     return figure

@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = "nbs/19_explore.ipynb"
 SOURCES = ["".join(cell["source"]) for cell in json.loads((ROOT / NOTEBOOK).read_text())["cells"]]
 EXPLORERS = {"toy": "toy = Explorer(", "space": "Explorer(space.view", "denoising": "Explorer(denoising.view", "playground": "Explorer(playground.view", "records": "Explorer(browser.view", "ablation": "Explorer(ablation.view"}
-PARTS = ".widget-label", "input, select", ".widget-readout", ".jupyter-widget-tag", ".contrec-lasso + div", ".jp-RenderedHTMLCommon :is(p, th, td)"
+PARTS = ".widget-label", "input, select", ".widget-readout", ".contrec-titles .tag", ".contrec-titles input", ".contrec-lasso + div", ".jp-RenderedHTMLCommon :is(p, th, td)"
 SETTINGS = {"notification": {"fetchNews": "false", "checkForUpdates": False}, "themes": {"theme": "JupyterLab Light"}}
 
 
@@ -99,7 +100,7 @@ class Shown:
         self.page, self.cell = page, page.locator(".jp-Notebook .jp-Cell").nth(number)
         self.cell.scroll_into_view_if_needed()
         self.box, self.image, self.words = self.cell.locator(".widget-vbox"), self.cell.locator(".jp-RenderedImage img"), self.cell.locator(".jp-RenderedHTMLCommon").last
-        self.alert, self.canvas, self.tags = self.box.locator("[role=alert]"), self.box.locator(".contrec-lasso"), self.box.locator(".jupyter-widget-tagsinput")
+        self.alert, self.canvas, self.tags = self.box.locator("[role=alert]"), self.box.locator(".contrec-lasso"), self.box.locator(".contrec-titles")
 
     def labels(self):
         """Of every control; those without one by their kind."""
@@ -150,7 +151,7 @@ def contrast(locator):
 def test_a_saved_notebook_shows_its_pictures_without_being_run(saved):
     for name in EXPLORERS:
         shown = Shown(saved, name)
-        assert "The controls need a running kernel; below is what they showed last." in shown.cell.text_content()
+        shown.cell.locator(".jp-RenderedText", has_text="The controls need a running kernel: run this cell. Below is what they showed last.").wait_for()
         saved.wait_for_function("image => image.complete && image.naturalWidth > 300", arg=shown.image.element_handle())
         assert shown.words.locator("tbody tr").count() >= 1 and shown.box.count() == 0
 
@@ -220,12 +221,11 @@ def test_every_control_of_the_denoising(page):
 def test_every_control_of_the_playground(page):
     playground = Shown(page, "playground")
     says = lambda: playground.words.text_content().partition("What the language model says comes next")[2].partition(".place")[0]
-    heard, tags = [says()], playground.tags.locator(".jupyter-widget-tag:not(input)")
-    def take_away(): tags.last.locator(".jupyter-widget-tag-close").click()
+    heard, tags = [says()], playground.tags.locator(".tag")
+    def take_away(): tags.last.get_by_role("button").click()
     def add():
-        playground.tags.dispatch_event("click") # A click beside the tags: a field appears
         playground.tags.locator("input").press_sequentially("Alien (1979)")
-        playground.tags.locator("input").press("Tab") # Enter may only close the list of suggestions
+        playground.tags.locator("input").press("Enter")
     move_all(playground, [
         ("user", lambda: playground.type("user", "1"), dict(rows=10)),
         ("temperature", lambda: playground.press("temperature", "End"), dict(rows=10)),
@@ -305,6 +305,125 @@ def test_what_was_shown_is_saved(page, lab):
         if saved >= set(pictures.values()): break
         assert time.monotonic() < until, [name for name, picture in pictures.items() if picture not in saved]
         page.wait_for_timeout(200) # Not `sleep`: the page's requests pass through this process
+
+
+# A small notebook: run, saved, closed, opened again
+
+SMALL = {"nbs/small.ipynb": """import os, time; os.environ.pop("CONTREC_PROGRESS")
+import numpy as np, pandas as pd
+from contrec.core import progress
+from contrec.explore import Explorer, TitleList, View
+from contrec.viz import plot_schedule
+bar = progress(range(3), "recommender")
+for step in bar: time.sleep(0.6); bar.set_postfix(score="0.1234", best="0.2345", refresh=False)
+---
+def view(history):
+    draw = lambda: plot_schedule({f"{len(history)} titles": np.linspace(1, 0, 50)})
+    return View(draw, pd.DataFrame({"title": history}), f"{len(history)} titles.")
+films = ["Alien (1979)", "Aliens (1986)", "Am\u00e9lie (2001)", "Fargo (1996) <b>\u202e"]
+Explorer(view, {"history": TitleList(films, np.array([3, 2, 1, 0]), films[3:])})"""}
+BROKEN = "Error displaying widget", "Loading widget"
+VIEW = ".lm-Panel.jp-OutputArea-output" # Where JupyterLab puts a widget
+
+
+def opened(context, lab, path, cells):
+    """Open a notebook in a page of its own, and wait until its kernel is idle."""
+    page = context.new_page()
+    page.goto(f"{lab[0]}/lab/tree/{path}?reset&token={lab[1]}")
+    page.wait_for_function("n => document.querySelectorAll('.jp-Notebook .jp-Cell').length === n", arg=cells)
+    page.locator("#jp-main-statusbar", has_text="| Idle").wait_for()
+    return page
+
+
+def closed(page, lab):
+    """Close the page, and end all kernels, as if the machine had been switched off."""
+    page.close()
+    for session in json.load(urllib.request.urlopen(f"{lab[0]}/api/sessions?token={lab[1]}")):
+        request = urllib.request.Request(f"{lab[0]}/api/sessions/{session['id']}?token={lab[1]}", method="DELETE")
+        urllib.request.urlopen(request).read()
+
+
+@pytest.fixture(scope="module")
+def small(lab, context):
+    """The small notebook, all cells run. -> (page, path)"""
+    (path, source), = SMALL.items()
+    cells = [{"cell_type": "code", "id": f"cell-{n}", "metadata": {}, "execution_count": None, "outputs": [], "source": text} for n, text in enumerate(source.split("---\n"))]
+    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
+    (lab[2] / path).write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}))
+    page = opened(context, lab, path, 2)
+    menu(page, "Run", "Run All Cells")
+    page.locator(".contrec-titles input").wait_for()
+    yield page, path
+
+
+def test_enter_adds_a_title(small):
+    page, _ = small
+    field, tags, status = (page.locator(f".contrec-titles {part}") for part in ("input", ".tag", "[role=status]"))
+    assert field.is_visible() and tags.all_inner_texts() == ["Fargo (1996) <b>\u202e\u00d7"]
+    field.press_sequentially("amelie")
+    field.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('.contrec-titles .tag').length === 2")
+    assert tags.last.inner_text() == "Am\u00e9lie (2001)\u00d7" and field.input_value() == ""
+    page.locator(".contrec-note", has_text="2 titles.").wait_for()
+    field.press_sequentially("alien")
+    field.press("Enter")
+    status.get_by_text("2 titles match 'alien'").wait_for()
+    field.press("ArrowDown")
+    field.press("Enter")
+    page.locator(".contrec-note", has_text="3 titles.").wait_for()
+    assert tags.last.inner_text() == "Alien (1979)\u00d7"
+    field.press_sequentially("zzz")
+    field.press("Enter")
+    status.get_by_text("No title matches 'zzz'").wait_for()
+    assert tags.count() == 3 and min(contrast(tags), contrast(field), contrast(status)) > 4.5
+
+
+def test_a_notebook_that_was_saved_and_opened_again_shows_what_it_showed(small, lab, context):
+    page, path = small
+    menu(page, "File", "Save Notebook")
+    file, until = lab[2] / path, time.monotonic() + 60
+    while "3 titles." not in file.read_text():
+        assert time.monotonic() < until
+        page.wait_for_timeout(200)
+    closed(page, lab)
+    again = opened(context, lab, path, 2)
+    again.locator(".jp-RenderedImage img").wait_for()
+    again.wait_for_function("view => document.querySelector(view).textContent === 'Error displaying widget: model not found'", arg=VIEW) # So the notebook is trusted
+    assert not again.locator(VIEW).is_visible()
+    text = "\n".join(again.locator(".jp-OutputArea").all_inner_texts())
+    assert not any(words in text for words in BROKEN)
+    before = again.locator(".contrec-note").evaluate("e => getComputedStyle(e, '::before').content")
+    assert "The controls need a running kernel" in before and "3 titles." in text
+    assert re.search(r"^recommender: 3 of 3, \d\.\d s, best 0\.2345$", text, re.MULTILINE)
+    assert again.locator(".jp-OutputArea-child").count() == 4 # A line; controls, picture, table
+    again.close()
+
+
+@pytest.mark.parametrize("path", ["nbs/19_explore.ipynb", "nbs/15_model.ipynb"])
+def test_a_committed_notebook_opens_without_broken_widgets_and_is_not_changed(lab, context, path):
+    """JupyterLab itself notes which kernel it found; nothing else differs when the notebook is saved."""
+    copied, before = f"{path[:-6]}-copy.ipynb", json.loads((ROOT / path).read_text())
+    (lab[2] / copied).write_text(json.dumps(before))
+    page = opened(context, lab, copied, len(before["cells"]))
+    page.locator(".jp-RenderedImage img").first.wait_for()
+    text = "\n".join(page.locator(".jp-OutputArea").all_inner_texts())
+    assert not any(words in text for words in BROKEN) and page.locator(VIEW).count() == 0
+    page.wait_for_function("() => document.querySelector('.jp-mod-dirty')") # The kernel's name and version
+    menu(page, "File", "Save Notebook")
+    page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')")
+    after = json.loads((lab[2] / copied).read_text())
+    joined = [[{**cell, "source": "".join(cell["source"])} for cell in notebook["cells"]] for notebook in (before, after)]
+    assert len(joined[0]) == len(joined[1])
+    for one, two in zip(*joined): assert plain_outputs(one) == plain_outputs(two)
+    assert set(after["metadata"]) == {"kernelspec", "language_info"}
+    closed(page, lab)
+
+
+def plain_outputs(cell):
+    """The cell with each text of its outputs in one piece, however it was cut into lines."""
+    def joined(x): return "".join(x) if isinstance(x, list) and all(isinstance(y, str) for y in x) else x
+    outputs = [{**o, "text": joined(o.get("text", "")), "data": {k: joined(v) for k, v in o.get("data", {}).items()}} for o in cell.get("outputs", [])]
+    return {**cell, "outputs": outputs}
 
 
 def test_nobody_else_was_asked(context, page):

@@ -1,9 +1,14 @@
 """Explorers: the views are functions, the controls fit them, rude titles stay text, errors leave the last picture, nothing is drawn twice."""
 import base64
+import copy
+import dataclasses
 import html.parser
 import inspect
 import io
+import json
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,13 +16,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from contrec import explore
+from contrec import core, explore
 from contrec.ablation import ablate, effects, read_ablation
 from contrec.baselines import EASE, ItemKNN, Popularity
-from contrec.core import ConfigError, ContrecError, DataError, seeded
+from contrec.core import ConfigError, ContrecError, DataError, escape_controls, seeded
 from contrec.data import Ragged
 from contrec.evaluation import compare, evaluate, read_records, write_record
-from contrec.explore import AblationBrowser, Denoising, Explorer, Playground, RecordBrowser, TokenSpace, View, find_titles, fold, unique_names
+from contrec.explore import AblationBrowser, Denoising, Explorer, Playground, RecordBrowser, TitleList, TokenSpace, View, find_titles, fold, unique_names
 from contrec.model import ContRec, preset
 from contrec.viz import Picture
 
@@ -223,7 +228,7 @@ def test_without_a_notebook_moving_prints_nothing(explorables, capsys):
 def test_any_text_stays_text(title, note):
     parsed = Tags(explore.table_to_html(pd.DataFrame({"title": [title, RUDE]}), note + RUDE))
     assert parsed.tags <= {"p", "div", "table", "thead", "tbody", "tr", "th", "td"}
-    assert RUDE in parsed.text
+    assert escape_controls(RUDE) in parsed.text and escape_controls(parsed.text, keep="\n") == parsed.text
 
 
 def test_no_formula_is_read_into_titles():
@@ -637,15 +642,107 @@ def test_the_one_line_functions(model, records, runs):
         assert isinstance(explorer, Explorer) and explorer.shown[1][0]["image/png"]
 
 
+def with_titles(model, split, titles):
+    """The same model, as if its items had these titles."""
+    other = copy.copy(model)
+    other.split = dataclasses.replace(split, items=split.items.assign(title=titles))
+    return other
+
+
 def test_rude_titles_stay_text_everywhere(model, split):
-    import copy
-    import dataclasses
-    rude = copy.copy(model)
-    rude.split = dataclasses.replace(split, items=split.items.assign(title=RUDE))
+    """HTML, formulas, controls and marks of the reading direction, in tables, notes, pictures and controls."""
+    rude = with_titles(model, split, RUDE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for thing, state in ((TokenSpace(rude), {"search": "script"}), (Denoising(rude), {"user": "u1"}), (Playground(rude), {"user": "u1"})):
             view = thing.view(**state)
-            parsed = Tags(explore.show_text(view)["text/html"])
+            shown = explore.show_text(view)
+            parsed = Tags(shown["text/html"])
             assert "script" not in parsed.tags and RUDE.strip()[:20] in parsed.text
-            explore.show_picture(view)
+            picture, size = explore.show_picture(view)
+            alt = size["image/png"]["alt"]
+            for text in parsed.text, shown["text/plain"], picture["text/plain"], alt:
+                assert escape_controls(text, keep="\n") == text
+            assert "\\u202e" in parsed.text and "\\u202e" in shown["text/plain"]
+            assert all(escape_controls(n) == n for n in thing.names)
+
+
+@given(st.lists(st.text(max_size=6), min_size=2, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_names_are_unique_and_without_controls(titles):
+    items = pd.DataFrame({"item": [f"i{n}" for n in range(len(titles))], "title": titles})
+    names = unique_names(items)
+    assert [escape_controls(n) for n in names] == names and len(set(names)) == len(names)
+
+
+# The list of titles to edit
+
+FILMS = ["Star Wars (1977)", "Alien (1979)", "Aliens (1986)", "Amélie (2001)"]
+POPULARITY = np.array([5, 3, 4, 1])
+TYPED = {
+    "a part": ("star", ["Star Wars (1977)"], ""),
+    "words in any order, without accents": ("2001 amelie", ["Amélie (2001)"], ""),
+    "a whole title that begins another": ("Alien (1979)", ["Alien (1979)"], ""),
+    "several": ("alien", [], "2 titles match 'alien'. Choose one of the list with the arrow keys and Enter, or type more."),
+    "none": ("zzz", [], "No title matches 'zzz'. Check the spelling, or type less of it."),
+    "nothing": ("  ", [], "Type a part of a title first."),
+    "markup and controls": ("<b>\u202e", [], "No title matches '<b>\\u202e'. Check the spelling, or type less of it."),
+}
+
+
+@pytest.mark.parametrize("case", TYPED)
+def test_enter_adds_the_title_that_matches(case):
+    text, expected, message = TYPED[case]
+    titles = TitleList(FILMS, POPULARITY)
+    titles._handle_custom_msg({"add": text}, [])
+    assert (titles.value, titles.message) == (expected, message)
+    assert titles.found == (["Aliens (1986)", "Alien (1979)"] if case == "several" else [])
+
+
+def test_a_title_is_added_once():
+    titles = TitleList(FILMS, POPULARITY, ["Alien (1979)"])
+    titles.add("alien (1979)")
+    assert titles.value == ["Alien (1979)"] and titles.message == "'Alien (1979)' is in the list already."
+
+
+def test_suggestions_follow_what_is_typed():
+    titles = TitleList(FILMS, POPULARITY)
+    for text, found in (("a", ["Aliens (1986)", "Alien (1979)", "Amélie (2001)", "Star Wars (1977)"]), ("al", ["Aliens (1986)", "Alien (1979)"]), ("x", []), ("", [])):
+        titles._handle_custom_msg({"search": text}, [])
+        assert titles.found == found and titles.message == ""
+
+
+def test_an_added_title_changes_the_list(explorables):
+    playground = explorables["playground"]
+    explorer = Explorer(playground.view, playground.controls())
+    before, history = explorer.shown, explorer.state["history"]
+    new = next(n for n in playground.names if n not in history)
+    explorer.controls["history"].add(new)
+    assert explorer.state["history"] == (*history, new) and explorer.message.value == "" and explorer.shown != before
+
+
+# Saved notebooks
+
+def test_a_bar_leaves_one_line_in_a_notebook(notebook, monkeypatch, capsys):
+    monkeypatch.setattr(core, "_in_notebook", lambda: True)
+    monkeypatch.delenv("CONTREC_PROGRESS")
+    bar = core.progress(range(3), "recommender")
+    for step in bar: bar.set_postfix(score="0.1", best=f"0.{step}")
+    assert list(core.progress([], "nothing")) == []
+    lines = [data["text/plain"] for data in notebook.outputs.values()]
+    assert len(lines) == 2 and all(set(data) == {"text/plain"} for data in notebook.outputs.values())
+    assert re.fullmatch(r"recommender: 3 of 3, \d\.\d s, best 0\.2", lines[0]) and lines[1].startswith("nothing: 0")
+    assert notebook.updates >= 4 and capsys.readouterr() == ("", "")
+
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+COMMITTED = sorted((Path(__file__).resolve().parent.parent / "nbs").rglob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_notebooks_show_no_broken_widget(path):
+    """No widget in an output, and no state of one: a saved notebook shows pictures, tables and lines of text."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    outputs = [output.get("data", {}) for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    assert [data for data in outputs if WIDGET in data] == [], "run python tests/strip_widgets.py"
+    assert "widgets" not in notebook["metadata"], "run python tests/strip_widgets.py"
