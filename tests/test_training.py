@@ -83,7 +83,7 @@ def test_seconds_of_a_finished_stage_are_remembered(tmp_path):
     assert first.seconds == second.seconds
 
 
-@pytest.mark.parametrize("lr", [1e3, 1e30])
+@pytest.mark.parametrize("lr", [300.0, 1e3])
 def test_a_training_that_diverges_says_which_loss_or_input_and_step(small_split, lr):
     with pytest.raises(TrainingError, match=r"recommender: .*(nan|inf|not finite).* in epoch 1, step \d+\. Lower the learning rate"):
         ContRec(preset(epochs=1, tokenizer_epochs=5, embedding_settings={"width": 16}, diffusion={"hidden": 32, "blocks": 1}, lr=lr)).fit(small_split)
