@@ -12,7 +12,10 @@ STUDIES := dispersive/dispersive dispersive/dispersive-lastfm dispersive/dispers
 	tokenizers/tokenizers tokenizers-model/tokenizers-model tokens/tokens denoiser/denoiser sampling/sampling sampling/sampling-seeds expected/expected expected/expected-broken \
 	language_model/llm-tiny language_model/llm language_model/llm-8 language_model/llm-likelihood language_model/llm-words language_model/llm-cold recipe/recipe recipe-targets/recipe-targets
 
-.PHONY: demo record studies docs test install export check clean
+MINUTES ?= 20
+SEED ?= 1
+
+.PHONY: demo record studies docs test faults install export check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -31,6 +34,10 @@ studies: $(STAMP)
 test: $(STAMP) check
 	CONTREC_PROGRESS=0 OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --pause 0.1
 	OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile -m 'not benchmark' --ignore tests/test_sync.py
+
+# The fault campaign: bad input, altered files, kills. Another SEED tries other faults; the record goes to runs/faults.
+faults: $(STAMP)
+	OMP_NUM_THREADS=1 CONTREC_PROGRESS=0 nice python -m tests.faults --seed $(SEED) --minutes $(MINUTES) --out runs/faults
 
 docs: $(STAMP)
 	python -m sphinx -q -W --keep-going -c nbs -d _docs/pages . _docs/html

@@ -1,0 +1,121 @@
+"""A short sample of the fault campaign; `make faults` runs the long one."""
+
+import time
+from collections import Counter
+
+import pytest
+
+import contrec.ablation
+import contrec.model
+import contrec.report
+import contrec.systems
+
+from .campaign import Area, Fault, check_message, require
+from .items import Items
+from .logs import Logs
+
+SEED = 20
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_before():
+    """Undo what the areas change in this process: presets, drawings, data sets."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (
+            (contrec.model, "PRESETS"),
+            (contrec.report, "project"),
+            (contrec.ablation, "load_split"),
+            (contrec.systems, "load_split"),
+        ):
+            patch.setattr(module, name, getattr(module, name))
+        patch.setitem(contrec.ablation.RUNS, "model", contrec.ablation.RUNS["model"])
+        yield
+    contrec.systems.split_of.cache_clear()
+
+
+def sample(area: type[Area], folder, trials: int) -> Counter:
+    """Run the first trials of an area; return how often each outcome came."""
+    made = area(folder / area.name)
+    results = [made.trial(SEED, number) for number in range(trials)]
+    failed = [f"{r.number} {r.told}: {r.why}" for r in results if r.outcome == "failed"]
+    assert not failed, "\n".join(failed)
+    made.close()
+    return Counter(r.outcome for r in results)
+
+
+def test_a_log_in_any_form_is_read_as_it_is_meant_or_refused_in_two_lines(tmp_path):
+    found = sample(Logs, tmp_path, 2 * len(Logs.kinds))
+    assert found["clean"] > 20 and found["refused"] > 20
+
+
+def test_an_item_table_in_any_form_is_read_as_it_is_meant_or_refused_in_two_lines(
+    tmp_path,
+):
+    found = sample(Items, tmp_path, 2 * len(Items.kinds))
+    assert found["clean"] > 8 and found["refused"] > 8
+
+
+# The campaign itself
+
+
+class Wrong(Area):
+    """An area in which everything goes wrong."""
+
+    name = "wrong"
+    kinds = ("fault", "traceback", "exit", "hang", "fine")
+    limit = 0.2
+
+    def attempt(self, kind, random, place):
+        require(kind != "fault", "what must not be")
+        if kind == "traceback":
+            raise KeyError("seconds")
+        if kind == "exit":
+            raise SystemExit(1)
+        if kind == "hang":
+            time.sleep(20)
+        return "clean"
+
+
+def test_the_campaign_counts_faults_tracebacks_exits_and_hangs_as_failures(tmp_path):
+    area = Wrong(tmp_path / "wrong")
+    results = [area.trial(0, n) for n in range(5)]
+    assert [r.outcome for r in results] == ["failed"] * 4 + ["clean"]
+    assert "what must not be" in results[0].why and "KeyError" in results[1].why
+    assert "no end" in results[3].why
+
+
+def test_a_trial_is_the_same_whatever_ran_before_it(tmp_path):
+    one, other = Logs(tmp_path / "one"), Logs(tmp_path / "other")
+    one.trial(3, 0)
+    assert one.trial(3, 7).told == other.trial(3, 7).told
+    assert one.trial(4, 7).told != other.trial(3, 7).told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a\nb\nc",
+        "Traceback (most recent call last)",
+        "\x1b[31m",
+        "\u202ea",
+        "x" * 5000,
+    ],
+)
+def test_a_refusal_that_nobody_can_read_is_a_fault(text):
+    with pytest.raises(Fault):
+        check_message(text)
+
+
+def test_a_split_that_is_not_the_files_is_a_fault(tmp_path, monkeypatch):
+    """The oracle is not the reader: a reader that drops a row is caught."""
+    from contrec.reading import read_log as read
+
+    def careless(path, **options):
+        log = read(path, **options)
+        object.__setattr__(log, "frame", log.frame.iloc[1:])
+        return log
+
+    monkeypatch.setattr(f"{Logs.__module__}.read_log", careless)
+    result = Logs(tmp_path / "logs").trial(SEED, Logs.kinds.index("shuffled"))
+    assert result.outcome == "failed" and "another split" in result.why
