@@ -37,7 +37,9 @@ pygments_style = "default"
 def contents() -> str:
     """What the index leads to, part by part."""
     nbs = ROOT / "nbs"
-    parts = {"The library": sorted(nbs.glob("[0-9][0-9]_*.ipynb"))}
+    one_page = nbs / "01_one_page.ipynb"
+    library = sorted(set(nbs.glob("[0-9][0-9]_*.ipynb")) - {one_page})
+    parts = {"Start here": [one_page], "The library": library}
     parts |= {folder.name.capitalize(): found for folder in sorted(nbs.iterdir()) if folder.is_dir() and not folder.name.startswith(".") and (found := sorted(p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts))}
     parts["The project"] = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
     pages = lambda paths: "\n".join(f"/{p.relative_to(ROOT).with_suffix('').as_posix()}" for p in paths)

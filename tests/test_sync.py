@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from make_readme import ROOT, render
 
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-API = [p for p in NOTEBOOKS if re.match(r"\d\d_", p.name)]
+API = [p for p in NOTEBOOKS if re.search(r'"#\| *default_exp ', p.read_text())]  # Those that export a module
 BIN = Path(sys.executable).parent
 
 
