@@ -39,7 +39,7 @@ from .retrieval import ItemIndex, WeightChoice, calibrate, choose_weight, fuse
 from .schema import Presets, Schema, check, check_arguments, check_name, did_you_mean, read_checked, shown
 from .storage import MANIFEST, atomic_folder, check_files, read_manifest, settle, write_manifest
 from .tokenizer import Tokenizer, effective_rank, fit_tokenizer, latents, mean_cosine
-from .training import Stages, item_table_sha256
+from .training import Stages, item_table_sha256, run_record
 
 # %% ../nbs/15_model.ipynb #31721e82
 EMBEDDINGS = {"lightgcn": lightgcn, "linear": linear, "ials": ials, "sasrec": sasrec}
@@ -488,7 +488,7 @@ class ContRec(Recommender):
         self.check(split) # whatever is wrong is said now, before anything is trained or written
         self._take_checked()
         c = self.config
-        stages = Stages(folder, tell, log, accelerator)
+        stages = Stages(folder, tell, log, accelerator, None if folder is None else self._context())
         vectors = torch.cat([stages.do("embeddings" if len(c.parts) == 1 else f"embeddings {part}", lambda checkpoint, note: self._embed(part, checkpoint, note),
             lambda e, path: save_tensors(path.with_suffix(".safetensors"), {"items": e}),
             lambda path: load_tensors(path.with_suffix(".safetensors")).tensors["items"]) for part in c.parts], 1)
@@ -829,6 +829,12 @@ def base_model(self: ContRec) -> dict | None: # See `Backbone.base_model`
     "Describe the pre-trained language model under a model that is fitted or checked."
     network = self._checked.network if self._checked is not None else self.network
     return network.backbone.base_model()
+
+@patch
+def _context(self: ContRec) -> dict:
+    "What the stages of a training depend on."
+    trained = {name: value for name, value in asdict(self.config).items() if name not in READOUT or name == "seed"}
+    return run_record(self.split, trained, base_model=self.base_model())
 
 def _sequences_sha256(split):
     "SHA-256 of every user's items, from raw ids; for a split that was not altered it is the split's own."
