@@ -422,14 +422,13 @@ def feed_back(self: Network,
     preference: torch.Tensor, # (b, d) generated latents
     catalogue: Catalogue, # From `catalogue`
 ) -> torch.Tensor: # (b, K, d)
-    "Latents as tokens: the nearest item's, moved so that their mean points where the latent points."
+    "Latents as tokens: the nearest item's, moved by as much as the latent points elsewhere than this item's."
     direction = F.normalize(preference, dim=-1)
     directions = F.normalize(catalogue.latents, dim=-1)
     nearest = (direction @ directions.T).argmax(-1)
     tokens = catalogue.tokens[nearest]
-    mean = tokens.mean(1)
-    here = mean if self.target_tokenizer is None else directions[nearest] * mean.norm(dim=-1, keepdim=True) # frozen targets point elsewhere than the tokens
-    return tokens + (direction * mean.norm(dim=-1, keepdim=True) - here)[:, None]
+    length = tokens.mean(1).norm(dim=-1, keepdim=True)
+    return tokens + ((direction - directions[nearest]) * length)[:, None]
 
 @patch
 def question(self: Network,
@@ -578,7 +577,7 @@ class ContRec(Recommender):
 
     def _spread(self, start):
         "Effective rank of the targets and mean cosine between them; `start` is the rank before training."
-        aims = self.network.catalogue().latents
+        aims = (self._ready[0] if self._ready else self.network.catalogue()).latents # validation has just worked it out
         rank, cosine = effective_rank(aims), mean_cosine(aims)
         if (rank < 1.2 and start >= 4 or cosine > 0.995) and not self.config.allow_collapse:
             raise TrainingError(f"recommender: the targets collapsed: effective rank {rank:.2f} of {aims.shape[1]} (at the start {start:.1f}), mean cosine between items {cosine:.3f}. "
