@@ -8,13 +8,16 @@ __all__ = ['RUNS', 'grid', 'run_once', 'side_by_side', 'ablate', 'read_ablation'
            'Fixed', 'run_study', 'summary', 'effects']
 
 # %% ../nbs/17_ablation.ipynb #b2f6fa26
-import itertools, json, math, time
+import contextlib, itertools, json, math, os, signal, time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +28,7 @@ from torch.nn import functional as F
 
 import contrec.quantizer # Makes the discrete tokenizers known by name
 from .catalog import load_split
-from .core import CheckpointError, ConfigError, TrainingError, progress, read_json, seeded, write_json
+from .core import CheckpointError, ConfigError, ContrecError, TrainingError, progress, read_json, seeded, write_json
 from .embeddings import linear
 from .baselines import EASE, ItemKNN
 from .evaluation import commit, config_hash, coverage, evaluate, measured
@@ -88,6 +91,52 @@ def _read(path):
 # %% ../nbs/17_ablation.ipynb #45efdac7
 def _row(record): return {"seed": record["seed"], **record["config"], **record["metrics"], "failed": record.get("failed"), "seconds": record.get("seconds"), "config": record["config"], "context": record["context"]}
 
+def _end_with(parent):
+    "End this process as soon as its parent is no more, so that nobody trains for nobody."
+    wait([parent.sentinel])
+    os._exit(1)
+
+def _prepare_worker(threads):
+    "Give a worker its share of the threads; it ends with its parent."
+    torch.set_num_threads(threads)
+    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+@contextlib.contextmanager
+def _no_interrupts():
+    "Hold Ctrl-C back inside the block; processes that begin in it never see it: only their parent does."
+    if not hasattr(signal, "pthread_sigmask"): # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+def _run_in_pool(function, jobs, workers, label):
+    "Call a function for every job in other processes; after an error those that run may finish, a stop ends them."
+    others = set(active_children())
+    threads = max(1, torch.get_num_threads() // workers)
+    pool = ProcessPoolExecutor(min(workers, max(1, len(jobs))), get_context("spawn"), _prepare_worker, (threads,))
+    try:
+        with _no_interrupts():
+            running = [pool.submit(function, *job) for job in jobs]
+        try:
+            found = [done.result() for done in progress(running, label)]
+        except Exception:
+            pool.shutdown(cancel_futures=True)
+            raise
+        pool.shutdown()
+        return found
+    except BrokenProcessPool as error:
+        raise ContrecError(f"a worker process of the {label} ended unexpectedly, perhaps for "
+            f"want of memory. Use fewer than {workers} workers; what is done is kept.") from error
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in set(active_children()) - others:
+            worker.terminate()
+        raise
+
 def side_by_side(
     function: Callable, # Of a module, where there is more than one worker
     jobs: Sequence[tuple], # Its arguments, a tuple for each call
@@ -97,12 +146,7 @@ def side_by_side(
     "Call a function for every job; the first error stops what has not begun. Raises `ConfigError` for less than one worker."
     if workers < 1: raise ConfigError(f"{workers} workers can do nothing. Give 1 or more.")
     if workers == 1: return [function(*job) for job in progress(jobs, label)]
-    with ProcessPoolExecutor(min(workers, max(1, len(jobs))), get_context("spawn"), torch.set_num_threads, (max(1, torch.get_num_threads() // workers),)) as pool:
-        running = [pool.submit(function, *job) for job in jobs]
-        try: return [done.result() for done in progress(running, label)]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    return _run_in_pool(function, jobs, workers, label)
 
 def ablate(
     run: Callable[[dict, int], Mapping[str, float]], # Settings and seed -> metrics

@@ -24,7 +24,7 @@ from torch import nn
 from .ablation import nested, run_once, side_by_side
 from .baselines import EASE, IALS, ItemKNN, Popularity, Recommender, SASRec
 from .catalog import load_split
-from .core import CheckpointError, ConfigError, TrainingError, read_json, write_json
+from .core import CheckpointError, ConfigError, MemoryBudgetError, TrainingError, read_json, write_json
 from .data import Split
 from .evaluation import Cost, beyond_accuracy, compare, config_hash, evaluate, find_record, measured, read_records, write_record
 from .model import ContRec, preset
@@ -281,7 +281,7 @@ def run_job(
             parts, costs = zip(*(fitted(part) for part in _parts(system)))
             with measured() as fusing: recommender = Fused(*parts, start=tuple(FUSED[system].values())).fit(split) if system in FUSED else parts[0]
             _record(job, system, recommender, _sum([*costs, fusing] if system in FUSED else costs))
-    except TrainingError as error: return f"{split.name}, {job.base}, seed {job.seed}: {error}"
+    except (MemoryBudgetError, TrainingError) as error: return f"{split.name}, {job.base}, seed {job.seed}: {error}"
     shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/17_systems.ipynb #94d53a27
