@@ -303,15 +303,14 @@ def _read_own(args):
 
 def _read_own_items(path, given):
     "Read the item table of one's own log; what was said of the log holds for it, too."
-    of_log = {"item_column": given.get("item_column"), "encoding": given.get("encoding")}
-    own = {"item_column": given.get("items_id_column"),
-        "encoding": given.get("items_encoding"),
-        "separator": given.get("items_separator"),
-        "no_header": given.get("items_no_header")}
-    said = {o: v for o, v in (of_log | own).items() if v is not None}
-    said = {o: v for o, v in of_log.items() if v is not None} | said
+    no_header = given.get("items_no_header")
+    of_log = None if no_header else given.get("item_column")
+    own = {"item_column": given.get("items_id_column", of_log),
+        "encoding": given.get("items_encoding", given.get("encoding")),
+        "separator": given.get("items_separator"), "no_header": no_header}
+    own = {option: value for option, value in own.items() if value is not None}
     columns = ("title_column", "category_column", "text_column", "category_separator")
-    return read_items(path, **_arguments(given, columns), **_arguments(said, said))
+    return read_items(path, **_arguments(given, columns), **_arguments(own, own))
 
 def _ties(args):
     "The rule for equal times: random for one's own log, the file's order for a named set."

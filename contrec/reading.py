@@ -194,7 +194,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _NO_ENCODINGS = (
-    "idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "utf_7"
+    "idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"
 )
 
 
@@ -361,7 +361,7 @@ def _looks_headless(table):
     )
 
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 # %% ../nbs/00_reading.ipynb #3ae65a15
 def _series(column):
@@ -684,6 +684,7 @@ def _frame_table(label, frame):
 _MISSING = frozenset(
     "|-|--|---|\u2013|\u2014|?|.|na|n/a|n.a.|#n/a|#na|nan|-nan|nat|null|(null)|none|"
     "(none)|nil|\\n|<na>|undefined|missing|#ref!|#value!|#null!|1.#qnan|-1.#ind"
+    "|(blank)|(missing)|[null]|not available"
     .split("|")
 )
 _AROUND = " \t\u00a0\u200b\u2060\ufeff"
@@ -765,7 +766,8 @@ class _Ids:
     accents: int = 0  # Rows whose accents were written apart
 
 
-_POINT = re.compile(r"(\d+)\.0+")
+_WHOLE = re.compile(r"-?[0-9]+")
+_POINT = re.compile(r"(-?[0-9]+)(?:\.0+|,0{1,2})")  # 12.0, or 12,0 with a comma
 _ROUNDED = re.compile(r"\d(\.\d+)?[eE]\+\d+")
 
 
@@ -808,7 +810,7 @@ def _without_points(table, name, role, codes, texts, absent):
     points = [_POINT.fullmatch(t) for t in texts]
     if not any(points):
         return texts
-    if all(p or t.isdigit() or a for p, t, a in zip(points, texts, absent)):
+    if all(p or _WHOLE.fullmatch(t) or a for p, t, a in zip(points, texts, absent)):
         return [p[1] if p else t for p, t in zip(points, texts)]
     both = [bool(p) and p[1] in set(texts) for p in points]
     table.refuse(
@@ -820,12 +822,13 @@ def _without_points(table, name, role, codes, texts, absent):
 
 # %% ../nbs/00_reading.ipynb #c684cd68
 def _look_alikes(ids):
-    "Number of ids that differ from another only by case, spaces or `.0`; an example."
+    "Number of ids that differ only by case, spaces, leading zeros or `.0`; an example."
     groups = {}
     for text in ids:
         key = "".join(unicodedata.normalize("NFKC", text).casefold().split())
         match = _POINT.fullmatch(key)
-        groups.setdefault(match[1] if match else key, []).append(text)
+        key = match[1] if match else key
+        groups.setdefault(key.lstrip("0") if key.isdigit() else key, []).append(text)
     same = [g for g in groups.values() if len(g) > 1]
     return sum(map(len, same)), tuple(same[0][:2]) if same else ()
 
@@ -905,11 +908,34 @@ def _number_times(table, name, values):
     "Numbers as seconds since 1970; the unit is told by their size."
     if (np.abs(values) > 1e19).any():
         table.refuse(np.abs(values) > 1e19, name, "{value} is too large for a time")
+    _refuse_compact(table, name, values)
     if (dates := _compact_dates(values)) is not None:
         return _Times(dates, "dates")
     _refuse_mixed(table, name, values)
     unit = int(np.searchsorted(_STEPS, np.median(np.abs(values)), side="right"))
     return _Times(values / 1000.0 ** max(0, unit - 1), _UNITS[unit])
+
+
+_DOUBTFUL = {8: ("%d%m%Y", "%m%d%Y"), 6: ("%y%m%d", "%d%m%y", "%m%d%y")}
+
+
+def _refuse_compact(table, name, values):
+    "Refuse dates as one number in which the year is not first, or has two digits."
+    if (values != np.floor(values)).any() or (values < 0).any() or values.max() >= 1e8:
+        return
+    width = 8 if values.max() >= 1e6 else 6
+    text = pd.Series(values.astype(np.int64).astype(str)).str.zfill(width)
+    if text.nunique() < 3 or values.min() < 10 ** (width - 2):
+        return
+    for pattern in _DOUBTFUL[width]:
+        dates = pd.to_datetime(text, format=pattern, errors="coerce", utc=True)
+        if dates.notna().all() and dates.dt.year.between(1970, 2100).all():
+            table.refuse(
+                np.ones(len(text), bool), name,
+                "{value} may be a date whose year is not first, or has two digits",
+                f"Say how it is written, such as time_format='{pattern}' "
+                f"(--time-format {pattern}).",
+            )
 
 
 def _compact_dates(values):
@@ -1135,7 +1161,7 @@ def _comma_separates(texts):
 
 def _category_separator(texts):
     "What separates the categories of a cell: a bar, semicolon, comma, or nothing."
-    for sign in "|;":
+    for sign in "|;\n":
         if any(sign in t for t in texts):
             return sign
     return "," if texts and _comma_separates(texts) else None
@@ -1225,14 +1251,27 @@ def _item_columns(table, item, named):
         else:
             known[role] = next((d for d in _DEFAULTS[role] if d in table.names), None)
     _roles({r: n for r, n in known.items() if n is not None})
-    if any(known[role] for role in named):
-        return known, ()
-    note = (
-        f"warning: {table.label}: no column is known as title, categories or text; it "
-        f"has {_listed(table.names)} (name them: --title-column, --category-column, "
-        "--text-column)"
+    return known, _unknown_columns(table, known)
+
+
+_LIKE_TEXT = ("desc", "overview", "summary", "plot", "blurb", "review", "body")
+
+
+def _unknown_columns(table, known):
+    "A warning where a role has no column, and some columns have no role."
+    unused = [n for n in table.names if n and n not in known.values()]
+    missing = [r for r in ("title", "category") if not known[r]]
+    like_text = any(w in n.lower() for n in unused for w in _LIKE_TEXT)
+    if not known["text"] and (len(missing) == 2 or like_text):
+        missing.append("text")
+    if not missing or not (unused or len(missing) == 3):
+        return ()
+    roles = " or ".join("categories" if r == "category" else r for r in missing)
+    options = ", ".join(f"--{role}-column" for role in missing)
+    return (
+        f"warning: {table.label}: no column is known as {roles}; it has "
+        f"{_listed(table.names)} ({options} would name it)",
     )
-    return known, (note,)
 
 
 def _unique_rows(table, frame, item):
@@ -1420,7 +1459,7 @@ class ReadingReport:
     first: str  # Earliest time, as a date where times are dates
     last: str  # Latest time
     changed: dict[str, int]  # Kind of change to ids -> rows
-    look_alikes: dict[str, int]  # Ids that differ only by case, spaces or `.0`
+    look_alikes: dict[str, int]  # Ids that differ only by case, spaces, zeros or `.0`
     titles: int | None = None  # Items of the log with a title; `None`: no item table
     categories: int = 0  # Different ones of the log's items
     notes: tuple[str, ...] = ()  # What else was noticed
@@ -1546,8 +1585,8 @@ def _warnings(report, alike):
     for column, (n, example) in alike.items():
         if n:
             out.append(
-                f"{n:,} {column} ids differ from another only by case, spaces or .0, "
-                f"such as {shown(example[0], 30)} and {shown(example[1], 30)}"
+                f"{n:,} {column} ids differ from another only by case, spaces, zeros "
+                f"or .0, such as {shown(example[0], 30)} and {shown(example[1], 30)}"
             )
     if report.unit != "numbers" and _strange_dates(report):
         out.append(
@@ -1759,7 +1798,7 @@ def read_log(
         table = _read_table(path, layout)
         chosen = {"user": user, "item": item, "timestamp": timestamp, "rating": rating}
         options = {"strict": False, "allow_partial_items": allow_partial_items}
-        name = name or _CONTROLS.sub("_", Path(path).name.split(".")[0]) or "log"
+        name = _CONTROLS.sub("_", name or Path(path).name.split(".")[0] or "log")
         return _interactions(
             table, chosen, min_rating, items, name, time_format, options
         )
@@ -1780,6 +1819,7 @@ def from_frame(
 ) -> Interactions:
     "Make `Interactions` of a frame, with the checks of `read_log`; rows count from 1."
     with _as_data_error(name):
+        name = _CONTROLS.sub("_", name)
         table = _frame_table(name, frame)
         chosen = {"user": user, "item": item, "timestamp": timestamp, "rating": rating}
         options = {"strict": strict, "allow_partial_items": allow_partial_items}

@@ -293,6 +293,13 @@ def test_control_characters_of_files_never_reach_the_terminal(file, tmp_path):
 
 # ---- times
 
+@pytest.mark.parametrize("dates", [["31122023", "01012024", "05042024"], ["12312023", "01012024", "05042024"], ["231231", "240101", "240405"]])
+def test_dates_as_one_number_without_the_year_first_are_refused(file, dates):
+    path = file("user,item,timestamp\n" + "".join(f"a,{n},{d}\n" for n, d in enumerate(dates)))
+    refused(["log.csv, line 2", f"'{dates[0]}'", "--time-format"], read_log, path)
+    assert len(read_log(path, time_format={"3": "%d%m%Y", "1": "%m%d%Y", "2": "%y%m%d"}[dates[0][0]]).frame) == 3
+
+
 @pytest.mark.parametrize("few", ["1700000000000", "0", "-1", "19700", "1700000000000000"])
 def test_times_of_mixed_magnitude_are_refused(file, few):
     frame = rows_of()
@@ -422,6 +429,18 @@ def test_ids_that_look_alike_are_reported_and_kept_apart(file):
     log = read_log(file("user,item,timestamp\nAnn,x,1\nann,x y,2\nbob,xy,3\n"))
     assert log.report.look_alikes == {"users": 2, "items": 2} and log.report.users == 3
     warned(log, "user ids differ", "'Ann'", "'ann'")
+
+
+def test_leading_zeros_are_kept_and_reported(file):
+    log = read_log(file("user,item,timestamp\n7,x,1\n007,y,2\n8,xy,3\n"))
+    assert log.report.users == 3
+    warned(log, "user ids differ", "'007'", "'7'")
+
+
+@pytest.mark.parametrize("ids", [["-12", "-12.0", "3"], ["12", "12,0", "3"], ["12", "12,00", "NA"]])
+def test_one_number_in_other_spellings_is_one_id(file, ids):
+    log = read_log(file("user;item;timestamp\n" + "".join(f"{i};x{n};{n}\n" for n, i in enumerate(ids))))
+    assert log.frame["user"].nunique() == len(set(ids) - {"NA"}) - 1
 
 
 def test_accents_written_apart_are_one_id(file):
@@ -586,6 +605,14 @@ def test_an_item_table_of_which_no_column_is_known_says_so(file):
     table = table_of().rename(columns={"title": "name", "categories": "sort"})
     log = read_log(file(csv_of(rows_of())), items=file(csv_of(table), "items.csv"))
     warned(log, "items.csv", "'name'", "'sort'", "--title-column")
+
+
+@pytest.mark.parametrize("names, option", [({"title": "name"}, "--title-column"), ({"categories": "Genres"}, "--category-column")])
+def test_one_column_of_an_item_table_that_is_not_known_is_said(file, names, option):
+    log = read_log(file(csv_of(rows_of())), items=file(csv_of(table_of().rename(columns=names)), "items.csv"))
+    assert repr(list(names.values())[0]) in warned(log, "items.csv", option)
+    assert read_log(file(csv_of(rows_of())), items=file(csv_of(table_of().assign(year=1999)), "items.csv")).report.warnings == []
+    warned(read_log(file(csv_of(rows_of())), items=file(csv_of(table_of().assign(description="long")), "items.csv")), "--text-column")
 
 
 def test_the_same_row_twice_in_an_item_table(file):
