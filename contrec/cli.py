@@ -34,37 +34,13 @@ from .model import EMBEDDINGS, PRESETS, ContRec, preset
 from .report import Example, example, html_report
 from .signals import discard, exit_code, protect_streams, stops_raise, stops_wait
 from .systems import FUSED, SYSTEMS, overview, run_comparison, verdict
-from .training import read_log_rows
+from .training import claim_run, finish_run, is_finished, read_log_rows, run_lock, run_record
 
 # %% ../nbs/20_cli.ipynb #2d1d2a1b
 KS = (5, 10, 20)
 KEPT = [f"{m}@{k}" for m in ("HR", "NDCG") for k in KS] + ["MRR@20"]
 
 # %% ../nbs/20_cli.ipynb #3bb12a37
-def _claim(out, wanted, resume):
-    "Make `out` this run's folder; raise `ConfigError` if it holds something else."
-    if (out/"config.json").exists():
-        if not resume:
-            raise ConfigError(f"{out} already holds a run. Go on with --resume, "
-                "or choose another folder with --out.")
-        _check_same_run(out, wanted)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and is not a run of contrec. "
-            "Choose another folder with --out.")
-    else:
-        write_json(out/"config.json", wanted)
-
-def _check_same_run(out, wanted):
-    "Raise `ConfigError` if the run in `out` was made with other settings."
-    found = read_json(out/"config.json")
-    different = [k for k in wanted if found.get(k) != wanted[k]]
-    settings = found.get("config", {})
-    different += [f"config.{k}" for k, v in wanted["config"].items()
-        if settings.get(k) != v]
-    if different:
-        raise ConfigError(f"{out} holds a run with another {different[-1]}. "
-            "Use its settings, or choose another folder with --out.")
-
 def _agree(accelerator, ask):
     "Return in every process what the first one finds; raise its error in all of them."
     found, error = None, None
@@ -134,12 +110,12 @@ def _write_report(out, metrics, model, evaluations):
     return round(time.perf_counter() - start, 3)
 
 # %% ../nbs/20_cli.ipynb #844e9754
-def _checked_model(split, config, device, accelerator):
+def _checked_model(split, config, device, accelerator, download=None):
     "Return the untrained ContRec; raise `ContrecError` if it cannot be trained on this split."
     if "linear" in config.parts:
         check_memory(f"the embedding 'linear' on {split.n_items:,} items",
             linear_memory(split.n_items), "Choose another with --embedding: ials+sasrec.")
-    model = ContRec(config, device)
+    model = ContRec(config, device, download)
     if accelerator is not None:
         model.device = accelerator.device
     model.check(split)
@@ -155,26 +131,28 @@ def run_job(
     source: dict | None = None, # How the data was made, for `config.json`
     tell=print, # Called with a line of text for each thing that happens
     accelerator: Accelerator | None = None, # Its processes share the training of ContRec
+    download: bool | None = None, # Whether a language model may be fetched, see `Backbone`
 ) -> dict: # What is in `metrics.json`; empty in all processes but the first
     "Train ContRec and three baselines into `out`; raise `ConfigError` if it holds another run."
     out = Path(out)
-    wanted = {"dataset": split.name, "split_sha256": split.sha256,
-        "source": source or {}, "config": asdict(config)}
     first = accelerator is None or accelerator.is_main_process
-    model = _checked_model(split, config, device, accelerator)
-    if _agree(accelerator, lambda: _claim_or_finished(out, wanted, resume)):
-        if first:
-            tell(f"{out} holds a finished run.")
-        return read_json(out/"metrics.json") if first else {}
-    if not first:
-        model.fit(split, folder=out, accelerator=accelerator)
-        return {}
-    return _train_and_report(split, model, out, tell, accelerator)
+    model = _checked_model(split, config, device, accelerator, download)
+    record = run_record(split, asdict(config), source, model.base_model())
+    with contextlib.ExitStack() as held:
+        if _agree(accelerator, lambda: _claim_or_finished(out, record, resume, held)):
+            if first:
+                tell(f"{out} holds a finished run.")
+            return read_json(out/"metrics.json") if first else {}
+        if not first:
+            model.fit(split, folder=out, accelerator=accelerator)
+            return {}
+        return _train_and_report(split, model, out, tell, accelerator)
 
-def _claim_or_finished(out, wanted, resume):
-    "Claim `out`; return whether it holds this run already, finished."
-    _claim(out, wanted, resume)
-    return (out/"metrics.json").exists()
+def _claim_or_finished(out, record, resume, held):
+    "Lock and claim `out`; return whether it holds this run already, finished."
+    held.enter_context(run_lock(out))
+    claim_run(out, record, resume)
+    return is_finished(out)
 
 def _train_and_report(split, model, out, tell, accelerator):
     "Do all of a run after its folder is claimed; return what is in `metrics.json`."
@@ -190,7 +168,7 @@ def _train_and_report(split, model, out, tell, accelerator):
     total = round(time.perf_counter() - began, 3)
     metrics["seconds"] = seconds | spent | {"total": total}
     write_json(out/"metrics.json", metrics)
-    shutil.rmtree(out/"stages", ignore_errors=True)
+    finish_run(out)
     return metrics
 
 # %% ../nbs/20_cli.ipynb #013f1a89
@@ -365,24 +343,23 @@ def run_command(args):
     named = f"runs/{split.name}-{args.preset}-{backbone}-seed{args.seed}"
     out = Path(args.out or named)
     metrics = run_job(split, config, out, args.resume, args.device, source, _say,
-        accelerator)
+        accelerator, args.download or None)
     if not metrics:
         return
-    model = ContRec.from_pretrained(out/"model", args.device)
+    model = ContRec.from_pretrained(out, args.device, download=args.download)
     width = min(46, max(16, _columns() // 2 - 3))
     print(f"\n{table_text(metrics)}\n\n{example_text(example(model), width)}\n")
     _say(f"{out/'report.html'} tells the rest. {metrics['seconds']['total']:.0f} s.")
 
 # %% ../nbs/20_cli.ipynb #130fb35b
-def _model(folder, device):
-    "The model in a run's folder, or in a model folder."
-    folder = Path(folder)
-    own = folder/"model"
-    return ContRec.from_pretrained(own if own.is_dir() else folder, device)
+def _model(args):
+    "The model that a command names: a run's folder, or a model folder."
+    verify = not args.no_verify
+    return ContRec.from_pretrained(args.model, args.device, verify, args.download)
 
 def evaluate_command(args):
     "contrec evaluate"
-    model = _model(args.model, args.device)
+    model = _model(args)
     found = evaluate(model, model.split, part=args.part, ks=KS)
     told = {"dataset": model.split.name, "part": args.part,
         "n_users": model.split.n_users, "unreachable_targets": found.unreachable}
@@ -396,7 +373,7 @@ def known_history(split, user):
 
 def recommend_command(args):
     "contrec recommend"
-    model = _model(args.model, args.device)
+    model = _model(args)
     if args.history is None:
         history = known_history(model.split, args.user)
     else:
@@ -592,6 +569,10 @@ def embedding_names(text):
 
 # %% ../nbs/20_cli.ipynb #c83cddad
 _DEVICE = "cpu, cuda, cuda:1 (default: torch's default device)"
+_DOWNLOAD = ("fetch a language model from the Hugging Face hub if it is not on this "
+    "machine; without this a hub id is only looked for in the hub's cache")
+_NO_VERIFY = ("load the model even if files were altered or are from elsewhere; for who "
+    "changed them knowingly")
 _MODEL = "a run's folder, or its model folder"
 
 class _Parser(argparse.ArgumentParser):
@@ -722,6 +703,7 @@ def _method_options(group):
         help="same seed, same machine: same metrics, to the last digit "
         "(default: %(default)s)")
     add("--device", metavar="NAME", type=device_name, help=_DEVICE)
+    add("--download", action="store_true", help=_DOWNLOAD)
 
 # %% ../nbs/20_cli.ipynb #1ca626b9
 def _evaluate_parser(commands):
@@ -732,6 +714,8 @@ def _evaluate_parser(commands):
     add("--part", choices=("test", "valid"), default="test",
         help="which held-out item to look for (default: %(default)s)")
     add("--device", metavar="NAME", type=device_name, help=_DEVICE)
+    add("--no-verify", action="store_true", help=_NO_VERIFY)
+    add("--download", action="store_true", help=_DOWNLOAD)
 
 _RECOMMEND_EXAMPLES = """examples:
   contrec recommend --model runs/demo --user 196
@@ -754,6 +738,8 @@ def _recommend_parser(commands):
         help="how many items (default: %(default)s)")
     add("--json", action="store_true", help="print a JSON list instead of a table")
     add("--device", metavar="NAME", type=device_name, help=_DEVICE)
+    add("--no-verify", action="store_true", help=_NO_VERIFY)
+    add("--download", action="store_true", help=_DOWNLOAD)
 
 # %% ../nbs/20_cli.ipynb #4198f402
 _WORKERS = ("processes side by side, each with its share of the cores "

@@ -16,7 +16,7 @@ from contrec import catalog, cli
 from contrec.core import DataError, read_json
 from contrec.training import read_log_rows
 
-FILES = ["config.json", "log.jsonl", "metrics.json", "model", "report.html"]
+FILES = ["config.json", "log.jsonl", "manifest.json", "metrics.json", "model", "report.html"]
 FAST = ["--epochs", "3"]
 
 
@@ -308,3 +308,50 @@ def test_data_list_names_every_set(capsys):
     assert cli.main(["data", "list"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in ("ml-100k", "ml-1m", "lastfm", "movietweetings-100k", "amazon-beauty"))
+
+
+def test_a_second_run_into_the_same_folder_is_refused(world, tmp_path, capsys):
+    with contrec.training.run_lock(tmp_path / "run"):
+        refused(capsys, arguments(world, tmp_path / "run"), "another process is working in", tmp_path / "run")
+    assert not any(p.name != ".lock" for p in (tmp_path / "run").iterdir())
+
+
+def test_a_folder_whose_first_write_was_killed_is_taken(world, finished, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".0123456789abcdef.part").write_text('{"dataset"')
+    (out / ".lock").touch() # of a process that died
+    assert cli.main(arguments(world, out)) == 0
+    assert systems(out) == systems(finished) and sorted(p.name for p in out.iterdir()) == FILES
+
+
+def test_a_resume_with_another_item_table_is_refused(world, finished, tmp_path, capsys):
+    other = tmp_path / "world"
+    shutil.copytree(world, other)
+    shutil.copytree(finished, tmp_path / "run")
+    kept = read_json(tmp_path / "run" / "config.json")
+    items = (other / "items.csv").read_text()
+    (other / "items.csv").write_text(items.replace("Item 7", "Another 7"))
+    kept["source"] = kept["source"] | {k: v.replace(str(world), str(other)) for k, v in kept["source"].items() if isinstance(v, str)}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(kept))
+    refused(capsys, arguments(other, tmp_path / "run", "--resume"), "another item table")
+
+
+def test_an_altered_result_of_a_finished_run_is_not_believed(world, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "metrics.json"
+    path.write_text(path.read_text().replace("0.", "1.", 1))
+    refused(capsys, arguments(world, tmp_path / "run", "--resume"), "metrics.json")
+
+
+def test_an_altered_model_needs_to_be_asked_for(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "model" / "catalogue.json"
+    path.write_text(path.read_text().replace("Item 7,", "Another 7,"))
+    refused(capsys, ["recommend", "--model", tmp_path / "run", "--user", "u1"], "catalogue.json")
+    assert cli.main(["recommend", "--model", str(tmp_path / "run"), "--user", "u1", "--no-verify"]) == 0
+
+
+def test_a_hub_id_is_not_fetched_unless_told(world, tmp_path, capsys):
+    refused(capsys, arguments(world, tmp_path / "run", "--backbone", "someone/a-model"), "someone/a-model", "--download")
+    assert not (tmp_path / "run").exists()

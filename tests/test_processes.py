@@ -147,7 +147,7 @@ def test_accelerate_launches_the_command_line(world, tmp_path):
     done = launch()
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("recommender ...") == 1 and done.stdout.count("report.html tells the rest") == 1
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.json", "log.jsonl", "metrics.json", "model", "report.html"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.json", "log.jsonl", "manifest.json", "metrics.json", "model", "report.html"]
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [r["epoch"] for r in rows if r["stage"] == "recommender"] == [1, 2, 3, 4]
     split = leave_one_out(read_log(world / "log.csv", items=read_items(world / "items.csv")))
