@@ -251,7 +251,6 @@ def test_parts_that_fusions_share_are_trained_once_and_go_on_after_a_kill(small,
     monkeypatch.setattr(peers, "per_user", count)
     records = run(tmp_path, "one", "two", "gru4rec", "sasrec-ce", "ease", seeds=[1]).set_index("system")
     assert len(calls) == 4 + 4 + 4 and len(first.made) == 2 and len(small["ease"].made) == 3 # killed and resumed; EASE for its own record too
-    assert records.loc["two", "seconds"] > records.loc[["one", "sasrec-ce"], "seconds"].max()
     assert records.loc["two", "parameters"] == records.loc[["gru4rec", "ease", "sasrec-ce"], "parameters"].sum()
     assert not list((tmp_path / "unfinished").glob("*"))
 
