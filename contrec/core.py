@@ -436,19 +436,19 @@ def _pick(tensors, prefix):
         if name.startswith(prefix)
     }
 
-def _random_states(gather):
-    "Random states of torch; `gather` puts the rows of all processes together."
+def _random_states(gather, device):
+    "Random states of torch, on the processor and on the GPU that trains; `gather` puts the rows of all processes together."
     states = {"rng": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["rng_cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        states["rng_cuda"] = torch.cuda.get_rng_state(device)
     return {name: gather(state[None]) for name, state in states.items()}
 
-def _restore_random(tensors, process):
+def _restore_random(tensors, process, device):
     "Give this process its random states back."
     # a clone: torch misreads a state that does not begin where its memory does
     torch.set_rng_state(tensors["rng"][process].clone())
-    if "rng_cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng_cuda"][process].clone())
+    if "rng_cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["rng_cuda"][process].clone(), device)
 
 # %% ../nbs/00_core.ipynb #10d283e4
 class Processes:
@@ -694,7 +694,7 @@ def state(self: Trainer) -> Saved: # For `save_checkpoint`
         | _prefixed("best/", self.best or {})
         | {f"average/{i}": a for i, a in enumerate(self.average or [])}
         | _flatten_optimizer(self.optimizer)
-        | _random_states(self.processes.gather))
+        | _random_states(self.processes.gather, self.parameters[0].device))
     metadata = {
         "steps": self.steps,
         "step": self.step,
@@ -740,7 +740,7 @@ def restore(self: Trainer,
         raise CheckpointError(
             f"{self.checkpoint} is from another network ({str(error).splitlines()[0]}). "
             "Delete it, or use the same settings.") from error
-    _restore_random(tensors, self.processes.index)
+    _restore_random(tensors, self.processes.index, self.parameters[0].device)
     self.best = _pick(tensors, "best/") or None
     if self.average is not None:
         self.average = [

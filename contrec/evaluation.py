@@ -78,26 +78,49 @@ class Cost:
     peak_mb: float | None = None # Most memory of the process (or of the accelerator) in MiB; `None` where the platform does not tell
     device: str | None = None # What did the work, in words
 
-def _peak_mb():
-    with contextlib.suppress(OSError, StopIteration): # Linux
-        return int(next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM")).split()[1]) / 1024
-    with contextlib.suppress(ImportError): # macOS counts bytes
+def _peak_mb(device):
+    "Most memory since `_begin_anew`, in MiB: of a GPU, or of the process."
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    with contextlib.suppress(OSError, StopIteration):  # Linux
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    with contextlib.suppress(ImportError):  # macOS counts bytes
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+def _begin_anew(device):
+    "Set the high-water mark to what is in use now, where the platform can."
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+_open = []  # Blocks that are being measured: their devices, and the peaks that they had before a block inside them began
+
+def _larger(*peaks):
+    "The largest peak that is known."
+    return max((peak for peak in peaks if peak is not None), default=None)
 
 @contextlib.contextmanager
 def measured(
     device: str | torch.device | None = None, # What does the work, see `device_of`
 ) -> Iterator[Cost]:
-    "Measure the wall-clock seconds and the peak of memory of a block."
-    cost, accelerated = Cost(device=device_name(device)), device_of(device).type == "cuda"
-    if accelerated: torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError): Path("/proc/self/clear_refs").write_text("5")
+    "Measure the wall-clock seconds and the peak of memory of a block; a block inside it takes nothing from its peak."
+    cost, device = Cost(device=device_name(device)), device_of(device)
+    for outer in _open:
+        outer["peak"] = _larger(outer["peak"], _peak_mb(outer["device"]))
+    mine = {"device": device, "peak": None}
+    _open.append(mine)
+    _begin_anew(device)
     began = time.perf_counter()
-    try: yield cost
+    try:
+        yield cost
     finally:
         cost.seconds = time.perf_counter() - began
-        cost.peak_mb = torch.cuda.max_memory_allocated() / 2**20 if accelerated else _peak_mb()
+        cost.peak_mb = _larger(mine["peak"], _peak_mb(device))
+        _open[:] = [block for block in _open if block is not mine]
+
 
 # %% ../nbs/16_evaluation.ipynb #1dfdcad8
 def config_hash(

@@ -550,7 +550,7 @@ class ContRec(Recommender):
         histories = split.train.take(long_enough)
         if c.windows: rows = windows(histories, c.max_items); histories = Ragged.from_lengths(rows[rows >= 0], (rows >= 0).sum(1))
         else: histories = histories.last(c.max_items + 1)
-        with torch.no_grad(): network.backbone.standardise(network.prompts.batch(histories.take(np.arange(min(128, len(histories))))).to(self.device), network.eval().catalogue().tokens)
+        self._standardise(histories.take(np.arange(min(128, len(histories)))))
         if c.checkpointing: network.backbone.checkpoint_gradients()
         start = effective_rank(network.catalogue().latents.detach())
         train(network, lambda rows, shares: network.loss(histories.take(rows.numpy()), shares), len(histories), counts=network.counts(histories), epochs=c.epochs, batch_size=c.batch_size, accumulate=c.accumulate,
@@ -720,38 +720,6 @@ class ContRec(Recommender):
         if other.config.text_encoder != self.config.text_encoder: other._words = None
         return other._with_weight()
 
-    def with_items(self,
-        items: pd.DataFrame, # New ones: columns item, title, categories, text
-    ) -> "ContRec": # With a larger catalogue; this one stays as it is
-        "New items are recommended too, from their text alone: their vectors are foretold by a ridge regression from text to item vector, fitted on the known items, and their scores are calibrated (but for an index other than `exact`). Raises `DataError` for an id that is known."
-        split, old = self.split, self.network
-        known = sorted(set(items["item"]) & set(split.item_ids))
-        if known: raise DataError(f"item '{known[0]}' is in the catalogue already ({len(known)} such items). Leave it out.")
-        encoder, texts = self._sentences()
-        vectors = old.inputs.detach().cpu().numpy()
-        own = old.target_inputs is not None # frozen targets are made of vectors of their own
-        if own: vectors = np.concatenate([vectors, old.target_inputs.cpu().numpy()], 1)
-        ridge = RidgeCV(np.logspace(-2, 3, 16)).fit(texts, vectors)
-        new, cautious = ridge.predict(encoder.transform(items)), cross_val_predict(Ridge(alpha=ridge.alpha_), texts, vectors, cv=min(10, len(vectors)))
-        other = copy.copy(self)
-        frame = pd.concat([split.items, items[split.items.columns]], ignore_index=True)
-        other.split = replace(split, items=frame, item_ids=frame["item"].to_numpy(object))
-        p = old.prompts
-        prompts = Prompts(p.template, p.text, frame, p.tokens, p.max_items, p.user_tokens, p.title_length)
-        d = old.inputs.shape[1]
-        new = torch.from_numpy(new).float()
-        other.network = Network(torch.cat([old.inputs.detach().cpu(), new[:, :d]]), old.tokenizer, old.user_tokenizer, old.backbone, prompts, old.diffusion, old.lm_weight, old.decays, old.log_scale is not None, old.targets)
-        if own:
-            other.network.target_tokenizer = old.target_tokenizer
-            other.network.target_inputs = torch.cat([old.target_inputs.cpu(), new[:, d:]])
-        if old.log_scale is not None: # an item that nobody has chosen yet is ranked like the average one
-            with torch.no_grad(): other.network.log_scale.copy_(torch.cat([old.log_scale, old.log_scale.mean().expand(len(new))]))
-        other.network.user_adapter = old.user_adapter
-        other.network.foretold = torch.from_numpy(cautious[:, -d:]).float()
-        other.network.to(self.device).eval()
-        other._ready = other._words = None
-        return other
-
 # %% ../nbs/15_model.ipynb #0387b8f2
 @patch
 def _width(self: ContRec) -> int:
@@ -819,6 +787,79 @@ def _take_checked(self: ContRec):
     "Begin with what `check` has built; it serves one training."
     trial, self._checked = self._checked, None
     self.config, self.split, self.network, self._words = trial.config, trial.split, trial.network, trial._words
+
+# %% ../nbs/15_model.ipynb #df6f7145
+@patch
+@torch.no_grad()
+def _standardise(self: ContRec, histories):
+    "Give the conditions of a pre-trained backbone mean 0 and deviation 1, as these histories have them."
+    network = self.network.eval()
+    batch = network.prompts.batch(histories).to(self.device)
+    users = network._shown_users(network._items(histories, batch))
+    network.backbone.standardise(batch, network.catalogue().tokens, users)
+
+# %% ../nbs/15_model.ipynb #97528710
+def _new_items(items, split):
+    "The rows of new items; raises `DataError` for what cannot be added."
+    missing = [column for column in split.items.columns if column not in items]
+    if missing:
+        raise DataError(f"new items need a column '{missing[0]}'. They have {', '.join(map(str, items.columns)) or 'none'}.")
+    ids = items["item"].tolist()
+    if not ids:
+        raise DataError("there are no new items. Give at least one.")
+    known = sorted(set(ids) & set(split.item_ids))
+    if known:
+        raise DataError(f"item '{known[0]}' is in the catalogue already ({len(known)} such items). Leave it out.")
+    twice = items["item"][items["item"].duplicated()]
+    if len(twice):
+        raise DataError(f"item '{twice.iloc[0]}' is twice among the new items. Keep one row for each.")
+    return items[split.items.columns]
+
+@patch
+def _foretell(self: ContRec,
+    frame: pd.DataFrame, # (n_items, ...) the whole catalogue, new items last
+    n_known: int, # How many of them the model was trained with
+) -> tuple[torch.Tensor, torch.Tensor]: # (n_items - n_known, d) of the new items, (n_known, d) of the known ones if they were new; d is d_in, or 2 d_in where targets have vectors of their own
+    "Vectors from texts alone, by a ridge regression on the items of the training."
+    network = self.network
+    vectors = network.inputs.detach().cpu().numpy()[:n_known]
+    if network.target_inputs is not None:  # frozen targets are made of vectors of their own
+        vectors = np.concatenate([vectors, network.target_inputs.cpu().numpy()[:n_known]], 1)
+    encoder = text_encoder(self.config.text_encoder).fit(frame[:n_known])
+    texts = encoder.transform(frame[:n_known])
+    ridge = RidgeCV(np.logspace(-2, 3, 16)).fit(texts, vectors)
+    new = ridge.predict(encoder.transform(frame[n_known:]))
+    cautious = cross_val_predict(Ridge(alpha=ridge.alpha_), texts, vectors, cv=min(10, n_known))
+    return torch.from_numpy(new).float(), torch.from_numpy(cautious).float()
+
+@patch
+def with_items(self: ContRec,
+    items: pd.DataFrame, # New ones: columns item, title, categories, text
+) -> "ContRec": # With a larger catalogue; this one stays as it is
+    "Recommend new items too, from their text alone; their scores are calibrated, but for an index other than `exact`. Raises `DataError` for an id that is known."
+    self._fitted()
+    split, old, other = self.split, self.network, copy.copy(self)
+    n_known = len(old.inputs) if old.foretold is None else len(old.foretold)
+    frame = pd.concat([split.items, _new_items(items, split)], ignore_index=True)
+    new, cautious = self._foretell(frame, n_known)
+    other.split = replace(split, items=frame, item_ids=frame["item"].to_numpy(object))
+    p = old.prompts
+    prompts = Prompts(p.template, p.text, frame, p.tokens, p.max_items, p.user_tokens, p.title_length)
+    d = old.inputs.shape[1]
+    inputs = torch.cat([old.inputs.detach().cpu()[:n_known], new[:, :d]])
+    network = Network(inputs, old.tokenizer, old.user_tokenizer, old.backbone, prompts, old.diffusion, old.lm_weight, old.decays, old.log_scale is not None, old.targets)
+    if old.target_inputs is not None:
+        network.target_tokenizer = old.target_tokenizer
+        network.target_inputs = torch.cat([old.target_inputs.cpu()[:n_known], new[:, d:]])
+    if old.log_scale is not None:  # an item that nobody has chosen yet is ranked like the average one
+        own = old.log_scale.detach()[:n_known]
+        with torch.no_grad():
+            network.log_scale.copy_(torch.cat([own, own.mean().expand(len(new))]))
+    network.user_adapter = old.user_adapter
+    network.foretold = cautious[:, -d:]
+    other.network = network.to(self.device).eval()
+    other._ready = other._words = None
+    return other
 
 # %% ../nbs/15_model.ipynb #a676a9a8
 _FILES = ("config.json", "catalogue.json", "sequences.safetensors", "model.safetensors")

@@ -165,6 +165,31 @@ def test_measured_notes_the_peak_of_its_own_block():
     with pytest.raises(ValueError), measured() as failed: raise ValueError
     assert failed.seconds is not None
 
+def test_a_block_inside_another_takes_nothing_from_its_peak():
+    with measured() as outer:
+        np.ones(30_000_000).sum() # 229 MiB
+        with measured() as inner: pass
+    if outer.peak_mb is not None: assert outer.peak_mb - inner.peak_mb > 100 or inner.peak_mb == outer.peak_mb
+    with measured() as outer:
+        with measured() as inner: np.ones(30_000_000).sum()
+    if outer.peak_mb is not None: assert outer.peak_mb >= inner.peak_mb
+
+def test_memory_and_random_state_are_those_of_the_gpu_that_was_named(monkeypatch):
+    import torch
+    import contrec.core, contrec.evaluation
+    asked = []
+    monkeypatch.setattr(contrec.evaluation, "device_name", lambda device=None: "a GPU")
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device=None: asked.append(device))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: asked.append(device) or 2**20)
+    with measured("cuda:1") as cost: pass
+    assert cost.peak_mb == 1 and asked == [torch.device("cuda:1")] * 2
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device=None: asked.append(device) or torch.zeros(2))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device=None: asked.append(device))
+    state = contrec.core._random_states(lambda rows: rows, torch.device("cuda:1"))
+    contrec.core._restore_random(state, 0, torch.device("cuda:1"))
+    assert asked == [torch.device("cuda:1")] * 4
+    assert "rng_cuda" not in contrec.core._random_states(lambda rows: rows, torch.device("cpu"))
+
 def test_comparison_from_records_equals_that_from_evaluations(split, tmp_path):
     evaluations = [result(split, s, f"system {s}") for s in range(3)]
     for e in evaluations: write_record(tmp_path, e, 0, {})

@@ -236,7 +236,7 @@ def test_a_shorter_memory_ends_at_the_same_place(small_split):
     assert abs(found._validate() - best) < 1e-9
 
 
-@pytest.mark.parametrize("template", ["instructed", "reasoned", "explained"])
+@pytest.mark.parametrize("template", ["instructed", "profile", "reasoned", "explained"])
 def test_a_pretrained_backbone_trains_saves_and_loads(small_split, tmp_path, template):
     """Any causal language model in a folder, with all that saves memory: only LoRA and the small parts are saved, its conditions are standardised, and it resumes exactly."""
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -761,3 +761,48 @@ def test_a_kept_model_that_cannot_be_written_leaves_nothing(small_split, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         ContRec.fitted(short(), small_split, tmp_path / "kept")
     assert not list(tmp_path.iterdir())
+
+
+def new_items(names):
+    return pd.DataFrame({"item": names, "title": [f"Item {name}, & <b>" for name in names], "categories": [("odd",) if n % 2 else ("even",) for n, _ in enumerate(names)], "text": [""] * len(names)})
+
+
+@pytest.mark.parametrize("changes", [{}, {"item_scale": True}])
+def test_new_items_in_two_batches_are_those_of_one(small_split, tmp_path, changes):
+    """What an earlier batch was given is no knowledge: the regression and the calibration are of the items of the training alone."""
+    model = ContRec(short(text_encoder=None, **changes)).fit(small_split)
+    histories, new = small_split.histories("test"), new_items(["n1", "n2", "n3", "n4", "n5"])
+    once = model.with_items(new)
+    first = model.with_items(new[:2])
+    twice = first.with_items(new[2:])
+    np.testing.assert_array_equal(twice.score(histories), once.score(histories))
+    assert list(twice.split.item_ids) == list(once.split.item_ids) and first.split.n_items == 42
+    first.save_pretrained(tmp_path / "first")
+    again = ContRec.from_pretrained(tmp_path / "first").with_items(new[2:])
+    np.testing.assert_allclose(again.score(histories), once.score(histories), atol=1e-5)
+
+
+def test_new_items_that_cannot_be_added_are_named(model, small_split):
+    ready = model.with_readout(text_encoder=None)
+    for items, says in ((new_items(["a", "a"]), "'a' is twice"), (new_items([]), "no new items"), (new_items(["a"]).drop(columns="title"), "column 'title'")):
+        with pytest.raises(DataError, match=says):
+            ready.with_items(items)
+
+
+@pytest.mark.parametrize("kind", ["VectorQuantizer", "ResidualQuantizer", "MaskedMultiCodebook"])
+def test_a_discrete_tokenizer_comes_back_in_a_fresh_process(small_split, tmp_path, kind):
+    import subprocess
+    import sys
+    settings = {"width": 16, "size": 32} | ({} if kind == "VectorQuantizer" else {"tokens": 2})
+    config = dataclasses.replace(short("contrec-basic", epochs=1), tokenizer=kind, tokenizer_settings=settings, running_user=False)
+    model = ContRec(config).fit(small_split)
+    model.save_pretrained(tmp_path / "m")
+    np.save(tmp_path / "scores.npy", model.score(small_split.histories("test")))
+    code = f"""
+import numpy as np
+from contrec.model import ContRec
+model = ContRec.from_pretrained({str(tmp_path / 'm')!r})
+assert np.array_equal(model.score(model.split.histories("test")), np.load({str(tmp_path / 'scores.npy')!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
