@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-import contrec
+import contrec as package
 from . import catalog
 from .ablation import effects, read_study, run_study, summary
 from .baselines import EASE, ItemKNN, Popularity
@@ -822,7 +822,7 @@ _START = "Start with: contrec run     Then open the run's report.html, or: jupyt
 def parser() -> argparse.ArgumentParser:
     "Build the command line, without side effects: parsing happens in `main`."
     top = _Parser(prog="contrec", description=_CONTREC, epilog=_START)
-    top.add_argument("--version", action="version", version=f"contrec {contrec.__version__}",
+    top.add_argument("--version", action="version", version=f"contrec {package.__version__}",
         help="print the version and stop")
     top.add_argument("--debug", action="store_true",
         help="show the whole traceback of an error")

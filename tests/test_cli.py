@@ -355,3 +355,27 @@ def test_an_altered_model_needs_to_be_asked_for(finished, tmp_path, capsys):
 def test_a_hub_id_is_not_fetched_unless_told(world, tmp_path, capsys):
     refused(capsys, arguments(world, tmp_path / "run", "--backbone", "someone/a-model"), "someone/a-model", "--download")
     assert not (tmp_path / "run").exists()
+
+
+def test_where_memory_is_short_ease_is_left_out_and_the_run_goes_on(world, tmp_path, capsys, monkeypatch):
+    """Linear vectors need as much: they are refused before the folder is made; with others the run goes on without EASE."""
+    for place in ("contrec.cli.linear_memory", "contrec.baselines.ease_memory"):
+        monkeypatch.setattr(place, lambda n_items: 1e15) # as if there were many more items
+    refused(capsys, arguments(world, tmp_path / "run"), "'linear' on", "needs", "may be used", "--embedding", "CONTREC_MEMORY_GB")
+    assert not (tmp_path / "run").exists()
+    assert cli.main(arguments(world, tmp_path / "run", "--embedding", "sasrec", "--epochs", "1")) == 0
+    said = capsys.readouterr().out
+    assert "EASE is left out: EASE on" in said and "Traceback" not in said
+    assert "EASE" not in systems(tmp_path / "run") and "contrec" in systems(tmp_path / "run")
+
+
+def test_the_names_of_embeddings_are_kept(world, tmp_path):
+    assert cli.main(arguments(world, tmp_path / "run", "--embedding", "ials", "--epochs", "1")) == 0
+    assert read_json(tmp_path / "run" / "config.json")["config"]["embedding"] == "ials"
+
+
+def test_a_list_longer_than_the_catalogue_has_a_row_per_item(finished, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    assert cli.main(["recommend", "--model", str(finished), "--history", "i1,i1,i3", "-k", "100000"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= cli.ContRec.from_pretrained(finished / "model").split.n_items - 1 and max(map(len, lines)) <= 70
