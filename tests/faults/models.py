@@ -81,9 +81,10 @@ def another_models(path, other, random):
 
 
 def another_file(path, other, random):
-    (
-        path.parent / pick(random, ["notes.txt", ".DS_Store", "old.safetensors"])
-    ).write_text("x")
+    """Leave a stray file at the top of the model folder."""
+    top = path.parent if path.parent.name == "model" else path.parent.parent
+    name = pick(random, ["notes.txt", ".DS_Store", "old.safetensors"])
+    (top / name).write_text("x")
 
 
 def nothing(path, other, random):
@@ -170,6 +171,8 @@ class Models(Area):
         outcome = judge(said)
         if outcome == "clean" and (same or damage in SAME):
             require(said.out == self.answer, "another list from the same model")
+        elif outcome == "clean" and self.told["file"] == "manifest.json":
+            require(said.out == self.answer, "another list from another manifest")
         elif outcome == "clean":
             require(unchecked, "an altered model was believed")
         else:

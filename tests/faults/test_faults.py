@@ -11,8 +11,14 @@ import contrec.report
 import contrec.systems
 
 from .campaign import Area, Fault, check_message, require
+from .checkpoints import Checkpoints
+from .commands import Commands
+from .edges import Edges
+from .hostile import Hostile
 from .items import Items
 from .logs import Logs
+from .models import Models
+from .races import Races
 
 SEED = 20
 
@@ -53,6 +59,34 @@ def test_an_item_table_in_any_form_is_read_as_it_is_meant_or_refused_in_two_line
 ):
     found = sample(Items, tmp_path, 2 * len(Items.kinds))
     assert found["clean"] > 8 and found["refused"] > 8
+
+
+def test_a_command_line_of_any_words_works_or_is_refused_in_two_lines(tmp_path):
+    found = sample(Commands, tmp_path, 3 * len(Commands.kinds))
+    assert found["clean"] > 5 and found["refused"] > 15
+
+
+def test_a_log_at_the_edge_of_what_can_be_ranked_works_or_is_refused(tmp_path):
+    found = sample(Edges, tmp_path, 8)
+    assert found["clean"] > 1 and found["refused"] > 1
+
+
+def test_an_altered_model_is_never_believed(tmp_path):
+    found = sample(Models, tmp_path, 2 * len(Models.kinds))
+    assert found["refused"] > 25
+
+
+def test_a_strangers_folder_runs_no_code_and_fetches_nothing(tmp_path):
+    found = sample(Hostile, tmp_path, 2 * len(Hostile.kinds))
+    assert found["refused"] > 10
+
+
+def test_a_damaged_checkpoint_costs_an_interval_and_never_the_run(tmp_path):
+    assert sample(Checkpoints, tmp_path, 5).total() == 5
+
+
+def test_two_processes_in_one_folder_do_not_disturb_each_other(tmp_path):
+    assert sample(Races, tmp_path, 3).total() == 3
 
 
 # The campaign itself
