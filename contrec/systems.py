@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUDGET', 'SYSTEMS', 'FUSED', 'TIES', 'OURS', 'System', 'product', 'make', 'count_numbers', 'split_of', 'Trial',
-           'search_of', 'tune', 'settings_of', 'Job', 'run_job', 'jobs_of', 'run_comparison', 'overview', 'verdict',
-           'beyond', 'searches']
+           'TrialFile', 'SearchFile', 'search_of', 'tune', 'settings_of', 'Job', 'run_job', 'jobs_of', 'run_comparison',
+           'overview', 'verdict', 'beyond', 'searches']
 
 # %% ../nbs/17_systems.ipynb #c561eafc
 import contextlib, difflib, itertools, shutil
@@ -30,6 +30,7 @@ from .evaluation import Cost, beyond_accuracy, compare, config_hash, evaluate, f
 from .model import ContRec, preset
 from .peers import BERT4Rec, BPR, Fused, GRU4Rec, LightGCNRecommender
 from .rivals import DreamRec, TIGER
+from .schema import Schema, read_checked
 
 # %% ../nbs/17_systems.ipynb #1bbcecf0
 BUDGET = 8 # Settings that are tried for each system that has any
@@ -181,6 +182,26 @@ def _tried(options): return options if len(options) > 1 else [] # One alone wins
 
 def _tuned_path(folder, dataset, system): return Path(folder)/"tuned"/f"{dataset}--{system}.json"
 
+class TrialFile(Schema):
+    "A trial in the record of a search."
+    settings: dict[str, Any]
+    score: float | None
+    seconds: float
+    failed: str | None = None
+
+class SearchFile(Schema):
+    "What `tune` writes."
+    dataset: str
+    system: str
+    split_sha256: str
+    chosen: dict[str, Any]
+    trials: list[TrialFile] = []
+    like: list[str] = []
+
+def _read_search(path):
+    "The record of a search."
+    return read_checked(path, SearchFile, remedy="This is no record of a search. Remove the file, and tune again.")
+
 def search_of(
     system: str, # Key of `SYSTEMS`
     folder: str | Path, # Of the comparison
@@ -190,7 +211,7 @@ def search_of(
     if not like or not SYSTEMS[system].search: return SYSTEMS[system].search
     for d in like:
         if not _tuned_path(folder, d, system).exists(): raise ConfigError(f"{system} was not tuned on {d} yet, so there is no winner to try. Tune it there first, with the same folder.")
-    winners = [read_json(_tuned_path(folder, d, system))["chosen"] | changes for d, changes in zip(like, itertools.cycle(SYSTEMS[system].large))]
+    winners = [_read_search(_tuned_path(folder, d, system))["chosen"] | changes for d, changes in zip(like, itertools.cycle(SYSTEMS[system].large))]
     return list({config_hash(w): w for w in winners}.values())
 
 def tune(
@@ -221,8 +242,7 @@ def settings_of(
     "What a system is trained with; raises `CheckpointError` for a search on another split."
     path, default = _tuned_path(folder, dataset, system), SYSTEMS[system].settings
     if not path.exists(): return default
-    found = read_json(path)
-    if not isinstance(found, dict) or "chosen" not in found: raise CheckpointError(f"{path} is no record of a search: 'chosen' is missing. Remove the file, and tune again.")
+    found = _read_search(path)
     if found.get("split_sha256") != split_of(dataset).sha256: raise CheckpointError(f"{path} was made on another split of {dataset}. Remove the file, and tune again.")
     return default | found["chosen"]
 
@@ -326,8 +346,7 @@ def run_comparison(
 
 def _is_current(folder, dataset, system):
     "Whether a kept search tried what it would try today."
-    found = read_json(_tuned_path(folder, dataset, system))
-    if not isinstance(found, dict) or "chosen" not in found: return True # `settings_of` says what is wrong with it
+    found = _read_search(_tuned_path(folder, dataset, system))
     like = found.get("like", [])
     if not all(_tuned_path(folder, d, system).exists() for d in like): return True # nothing to hold it against
     return ([t["settings"] for t in found.get("trials", [])] or [found["chosen"]]) == search_of(system, folder, like)
@@ -399,7 +418,7 @@ def searches(
     folder: str | Path, # Of the comparison
 ) -> pd.DataFrame: # One row per data set and system: what was chosen, the best, median and worst validation score, seconds of the search
     "What tuning tried and chose."
-    found = [read_json(p) for p in sorted((Path(folder)/"tuned").glob("*.json"))]
+    found = [_read_search(p) for p in sorted((Path(folder)/"tuned").glob("*.json"))]
     rows = []
     for f in found:
         scores = [t["score"] for t in f["trials"] if t["score"] is not None]

@@ -206,7 +206,7 @@ def test_searches_that_fail_or_do_not_fit(small, tmp_path, monkeypatch):
     path.write_text(path.read_text().replace(found["split_sha256"], "0" * 64))
     with pytest.raises(CheckpointError, match="another split"): settings_of("small", "ease", tmp_path)
     path.write_text("[]")
-    with pytest.raises(CheckpointError, match="'chosen' is missing"): settings_of("small", "ease", tmp_path)
+    with pytest.raises(CheckpointError, match="must be an object with named values. This is no record of a search"): settings_of("small", "ease", tmp_path)
 
 
 def test_a_failed_training_is_told_and_does_not_stop_the_others(small, tmp_path, monkeypatch):
