@@ -53,6 +53,15 @@ class Recommender:
         if self.split is None: raise ConfigError(f"{self.name} has not been fitted. Call fit(split) first.")
         return self.split
 
+    def _check_call(self, histories, k):
+        "Refuse to rank before `fit`, lists without items, and numbers that are no items."
+        n_items = self._fitted().n_items
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise ConfigError(f"k is {k}. A list needs a whole number of items, at least 1.")
+        strange = histories.values[(histories.values < 0) | (histories.values >= n_items)]
+        if len(strange):
+            raise DataError(f"a history holds the item number {strange[0]}, and {self.name} knows the numbers 0 to {n_items - 1}.")
+
     def rank(
         self,
         histories: Ragged, # Item numbers in time order, one row per user
@@ -62,7 +71,8 @@ class Recommender:
         batch_size: int = 512, # Rows scored at once; bounds the memory, changes nothing else
     ) -> TopK:
         "The `k` best items for every history, best first; raises `ConfigError` before `fit`."
-        self._fitted(); parts = []
+        self._check_call(histories, k)
+        parts = []
         for start in range(0, len(histories), batch_size):
             rows = np.arange(start, min(start + batch_size, len(histories)))
             batch = histories.take(rows)

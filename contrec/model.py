@@ -616,6 +616,7 @@ class ContRec(Recommender):
 
     def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
         "Scores of all items: log-mean-exp over the generated preferences of cosine / temperature, with the text's score added where the settings say so."
+        self._fitted()
         catalogue, index, preference = self.generate(histories)
         latent = index.scores(preference)
         if self.network.foretold is not None:
@@ -628,7 +629,8 @@ class ContRec(Recommender):
 
     def rank(self, histories: Ragged, k: int = 20, users: np.ndarray | None = None, exclude_seen: bool = True, batch_size: int = 512) -> TopK:
         "As every recommender; with an index other than `exact` only the items that it visits are scored."
-        if self.config.index == "exact": return super().rank(histories, k, users, exclude_seen, batch_size)
+        self._check_call(histories, k)
+        if self.config.index == "exact" or not len(histories): return super().rank(histories, k, users, exclude_seen, batch_size)
         batches = [histories.take(rows) for rows in np.array_split(np.arange(len(histories)), max(1, -(-len(histories) // batch_size)))]
         def search(batch):
             _, index, preference = self.generate(batch)
@@ -721,6 +723,13 @@ class ContRec(Recommender):
         return other._with_weight()
 
 # %% ../nbs/15_model.ipynb #0387b8f2
+@patch
+def _fitted(self: ContRec) -> Split:
+    "The split that it was fitted on; raises `ConfigError` before `fit`."
+    if self.split is None or not hasattr(self, "_ready"):
+        raise ConfigError(f"{self.name} has not been fitted. Call fit(split) first.")
+    return self.split
+
 @patch
 def _width(self: ContRec) -> int:
     "Width of every kind of item vectors: no more factors than users or items."

@@ -214,3 +214,20 @@ def test_arguments_of_a_class_that_takes_anything_are_left_to_it():
         check_arguments(Anything, {"x": object()}, "tokenizer_settings")
     finally:
         del Tokenizer.kinds["Anything"]
+
+
+@pytest.mark.parametrize("index", ["exact", "flat", "hnsw", "ivf"])
+def test_a_call_that_cannot_be_answered_is_refused_alike_by_every_index(small_split, index):
+    unfitted = ContRec(preset("contrec-basic", **SHORT, index=index))
+    some = small_split.histories("test").take(np.arange(3))
+    for call in (unfitted.score, unfitted.rank, lambda histories: unfitted.recommend(["i1"])):
+        with pytest.raises(ConfigError, match="has not been fitted"):
+            call(some)
+    model = unfitted.fit(small_split)
+    for k in (0, -1, 2.5, True, "5"):
+        with pytest.raises(ConfigError, match="k is"):
+            model.rank(some, k)
+    with pytest.raises(DataError, match="item number 40"):
+        model.rank(Ragged.from_lists([[40]]))
+    assert model.rank(Ragged.from_lists([]), 5).ids.shape == (0, 5)
+    assert model.rank(some, 60).ids.shape == (3, 60) and (model.rank(some, 60).ids[:, 40:] == -1).all()
