@@ -8,7 +8,7 @@ __all__ = ['BUDGET', 'SYSTEMS', 'FUSED', 'TIES', 'OURS', 'System', 'product', 'm
            'overview', 'verdict', 'beyond', 'searches']
 
 # %% ../nbs/17_systems.ipynb #c561eafc
-import contextlib, difflib, itertools, shutil
+import contextlib, difflib, glob, itertools, shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache, partial
@@ -314,6 +314,14 @@ def jobs_of(
     jobs = [Job(d, ties, base, tuple(some), s, str(folder), device) for d in datasets for base, some in wanted.items() for s in (seeds if SYSTEMS[base].seeded else [0])]
     return sorted(jobs, key=lambda job: (list(datasets).index(job.dataset), job.seed))
 
+def _forget(job):
+    "Remove what a killed process left of trainings whose records are kept."
+    name = f"{split_of(job.dataset, job.ties).name}--{job.base}--{job.seed}--"
+    for work in (Path(job.folder)/"unfinished").glob(f"{glob.escape(name)}*"):
+        if work.is_dir():
+            with contextlib.suppress(ConfigError), _alone(work): # Another process may train there
+                shutil.rmtree(work, ignore_errors=True)
+
 def run_comparison(
     datasets: Sequence[str], # Names of `contrec.catalog`
     systems: Sequence[str], # Keys of `SYSTEMS` and `FUSED`
@@ -338,6 +346,9 @@ def run_comparison(
     if tuned: _tune_all(datasets, systems, folder, workers, like, device, tell)
     jobs = jobs_of(datasets, systems, seeds, folder, ties, device)
     todo = [(job,) for job in jobs if job.missing()]
+    for job in jobs:
+        if (job,) not in todo:
+            _forget(job)
     tell(f"{len(jobs) - len(todo)} of {len(jobs)} trainings are kept from before, {len(todo)} to do")
     failed = [reason for reason in side_by_side(run_job, todo, workers, "comparison") if reason]
     if failed: raise TrainingError(f"{len(failed)} of {len(todo)} trainings failed, the others are kept. The first: {failed[0]}")

@@ -299,7 +299,7 @@ def test_bad_input_is_named_before_anything_is_trained(small, tmp_path, names, o
 
 def test_a_setting_that_does_not_exist_is_named():
     with pytest.raises(ConfigError, match="ease: .*'lambda'.*regularisation"): make("ease", {"lambda": 3})
-    with pytest.raises(ConfigError, match="unknown setting 'layers'"): make("contrec", {"layers": 3})
+    with pytest.raises(ConfigError, match="unknown field 'layers'"): make("contrec", {"layers": 3})
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

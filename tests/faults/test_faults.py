@@ -13,9 +13,11 @@ import contrec.systems
 from .campaign import Area, Fault, check_message, require
 from .checkpoints import Checkpoints
 from .commands import Commands
+from .crashes import Crashes
 from .edges import Edges
 from .hostile import Hostile
 from .items import Items
+from .jsons import Jsons
 from .logs import Logs
 from .models import Models
 from .races import Races
@@ -66,6 +68,11 @@ def test_a_command_line_of_any_words_works_or_is_refused_in_two_lines(tmp_path):
     assert found["clean"] > 5 and found["refused"] > 15
 
 
+def test_a_json_file_with_any_value_anywhere_is_used_or_refused_in_two_lines(tmp_path):
+    found = sample(Jsons, tmp_path, 4 * len(Jsons.kinds))
+    assert found["clean"] > 5 and found["refused"] > 10
+
+
 def test_a_log_at_the_edge_of_what_can_be_ranked_works_or_is_refused(tmp_path):
     found = sample(Edges, tmp_path, 8)
     assert found["clean"] > 1 and found["refused"] > 1
@@ -79,6 +86,11 @@ def test_an_altered_model_is_never_believed(tmp_path):
 def test_a_strangers_folder_runs_no_code_and_fetches_nothing(tmp_path):
     found = sample(Hostile, tmp_path, 2 * len(Hostile.kinds))
     assert found["refused"] > 10
+
+
+def test_a_killed_command_goes_on_as_if_nothing_had_happened(tmp_path):
+    found = sample(Crashes, tmp_path, 10)
+    assert found["clean"] == 10
 
 
 def test_a_damaged_checkpoint_costs_an_interval_and_never_the_run(tmp_path):
