@@ -230,7 +230,7 @@ class IALS(Recommender):
         self,
         factors: int = 32, # Width of the item and user vectors
         regularisation: float = 0.1, # The ridge on both
-        alpha: float = 1.0, # Confidence in an interaction; in a missing one it is 1
+        alpha: float = 1.0, # Confidence in an interaction; in a missing one it is 1, so that 1 weighs both alike
         iterations: int = 15, # Alternations
         seed: int = 0, # Of the first vectors
         threads: int = 0, # Of the training; 0 takes all cores

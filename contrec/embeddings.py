@@ -196,13 +196,16 @@ def ials(
     split: Split, # Only `split.train` is read
     width: int = 64, # d_cf
     regularisation: float = 0.1, # Weight of the squared norms
-    alpha: float = 1.0, # Confidence of an interaction is 1 + alpha
+    alpha: float = 1.0, # Confidence of an interaction is 1 + alpha, of a missing one 1
     iterations: int = 15, # Alternating passes
     seed: int = 0, # Initial factors
 ) -> Embeddings:
     "Weighted matrix factorisation by alternating least squares (Hu et al. 2008), by the library `implicit`."
     with threadpool_limits(1, "blas"):
-        model = AlternatingLeastSquares(factors=width, regularization=regularisation, alpha=alpha, iterations=iterations, random_state=seed, num_threads=1, use_gpu=False)
+        model = AlternatingLeastSquares(
+            factors=width, regularization=regularisation,
+            alpha=1 + alpha, # the library takes the whole confidence
+            iterations=iterations, random_state=seed, num_threads=1, use_gpu=False)
         model.fit(split.train_matrix(), show_progress=False)
     return Embeddings(np.array(model.user_factors, np.float32), np.array(model.item_factors, np.float32))
 

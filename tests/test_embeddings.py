@@ -200,3 +200,15 @@ def test_an_encoder_by_name(small_split, encoder):
     assert np.allclose(encode_texts(fitted, item_sentences(small_split.items)), fitted.transform(small_split.items), atol=1e-6)
     with pytest.raises(ConfigError, match="no sentence encoder"):
         text_encoder(encoder / "nothing")
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 9.0])
+def test_ials_gives_an_interaction_the_confidence_that_it_documents(small_split, alpha):
+    """After many passes the item factors are those of Hu et al.'s normal equations."""
+    found = module.ials(small_split, width=4, regularisation=0.5, alpha=alpha, iterations=100)
+    users, matrix = found.users.astype(float), small_split.train_matrix().tocsc()
+    for item in range(small_split.n_items):
+        seen = users[matrix[:, item].indices]
+        left = users.T @ users + alpha * seen.T @ seen + 0.5 * np.eye(4)
+        expected = np.linalg.solve(left, (1 + alpha) * seen.sum(0))
+        np.testing.assert_allclose(found.items[item], expected, atol=5e-3)
