@@ -51,6 +51,8 @@ $(STAMP): settings.ini setup.py constraints.txt
 	touch $@
 
 check: $(STAMP)
+	ruff format --check nbs tests setup.py
+	ruff check nbs tests setup.py
 	pytest -q tests/test_sync.py
 
 export: $(STAMP)

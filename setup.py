@@ -1,4 +1,5 @@
 """Package metadata, read from settings.ini so that it is written down once."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -23,7 +24,10 @@ setup(
     packages=find_packages(include=["contrec", "contrec.*"]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "docs", "llm", "4bit")},
+    extras_require={
+        name: cfg[f"{name}_requirements"].split()
+        for name in ("dev", "docs", "llm", "4bit")
+    },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],

@@ -12,13 +12,25 @@ as they may when the power fails.
             break
         check_what_is_left()
 """
+
 import builtins
 import contextlib
 import io
 import os
 from pathlib import Path
 
-CHANGES = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "fsync", "link", "symlink", "truncate")
+CHANGES = (
+    "replace",
+    "rename",
+    "unlink",
+    "remove",
+    "rmdir",
+    "mkdir",
+    "fsync",
+    "link",
+    "symlink",
+    "truncate",
+)
 
 
 class Crash(BaseException):
@@ -29,13 +41,23 @@ class CrashPoint:
     """Counts changes of the disk, and dies at one of them."""
 
     def __init__(self, at, torn=False, inside=None):
-        self.at, self.torn, self.count, self.happened, self.trace = at, torn, 0, False, []
+        self.at, self.torn, self.count, self.happened, self.trace = (
+            at,
+            torn,
+            0,
+            False,
+            [],
+        )
         self.inside, self.unsynced = None if inside is None else str(inside), set()
 
     def step(self, name, target):
         if self.happened:
             raise Crash(f"{name} after the crash")
-        if self.inside is not None and isinstance(target, (str, Path)) and not str(target).startswith(self.inside):
+        if (
+            self.inside is not None
+            and isinstance(target, (str, Path))
+            and not str(target).startswith(self.inside)
+        ):
             return
         self.trace.append((name, str(target)))
         self.count += 1
@@ -61,16 +83,25 @@ class CrashPoint:
                     self.unsynced.discard(os.readlink(f"/proc/self/fd/{args[0]}"))
             if name in ("replace", "rename"):
                 old, new = (os.path.abspath(p) for p in args[:2])
-                self.unsynced = {new + p[len(old):] if p == old or p.startswith(old + "/") else p for p in self.unsynced}
+                self.unsynced = {
+                    new + p[len(old) :] if p == old or p.startswith(old + "/") else p
+                    for p in self.unsynced
+                }
             return result
+
         return changed
 
     def wrap_open(self, real):
         def opened(file, mode="r", *args, **kwargs):
-            if isinstance(file, (str, os.PathLike)) and set(mode) & set("wax+") and not str(file).startswith("/dev/"):
+            if (
+                isinstance(file, (str, os.PathLike))
+                and set(mode) & set("wax+")
+                and not str(file).startswith("/dev/")
+            ):
                 self.step("open", file)
                 self.unsynced.add(os.path.abspath(file))
             return real(file, mode, *args, **kwargs)
+
         return opened
 
     def wrap_low_open(self, real):
@@ -78,12 +109,16 @@ class CrashPoint:
             if flags & (os.O_WRONLY | os.O_RDWR) and not str(path).startswith("/dev/"):
                 self.step("os.open", path)
             return real(path, flags, *args, **kwargs)
+
         return opened
 
 
 @contextlib.contextmanager
 def crash_at(n, torn=False, inside=None):
-    """The process dies at the change that follows the first `n`; what it still does to the disk does not happen."""
+    """The process dies at the change that follows the first `n`.
+
+    What it still does to the disk does not happen.
+    """
     point = CrashPoint(n, torn, inside)
     point.real_open = builtins.open
     kept = {name: getattr(os, name) for name in CHANGES}
@@ -112,5 +147,10 @@ def count_changes(work, inside=None):
 
 def left_behind(folder):
     """Temporary files and folders below a folder."""
-    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*")
-                  if p.name.startswith(".") or p.name.endswith((".part", ".old")) or ".next." in p.name)
+    return sorted(
+        str(p.relative_to(folder))
+        for p in Path(folder).rglob("*")
+        if p.name.startswith(".")
+        or p.name.endswith((".part", ".old"))
+        or ".next." in p.name
+    )

@@ -1,4 +1,5 @@
 """README.md and its pictures from nbs/index.ipynb: run to write them; `render()` is what the tests compare with."""
+
 import re
 from pathlib import Path
 
@@ -10,19 +11,32 @@ PICTURES = "nbs/images"
 
 
 def render() -> tuple[str, dict[str, bytes]]:
-    """The README's text and its pictures by path: hidden code left out, relative links made to work from the top folder."""
+    """The README's text and its pictures by path.
+
+    Hidden code left out, relative links made to work from the top folder.
+    """
     notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
     exporter = MarkdownExporter(exclude_input=True)
     pieces, pictures = [], {}
     for cell in notebook.cells:
         single = nbformat.v4.new_notebook(cells=[cell])
-        text, resources = exporter.from_notebook_node(single, resources={"unique_key": f"index{len(pictures)}", "output_files_dir": PICTURES})
+        text, resources = exporter.from_notebook_node(
+            single,
+            resources={
+                "unique_key": f"index{len(pictures)}",
+                "output_files_dir": PICTURES,
+            },
+        )
         if cell.cell_type == "markdown":
-            text = re.sub(r"(\]\(|src=\")(?!https?:|#|\.\./)([^)\"]+)", r"\1nbs/\2", text)
+            text = re.sub(
+                r"(\]\(|src=\")(?!https?:|#|\.\./)([^)\"]+)", r"\1nbs/\2", text
+            )
             text = re.sub(r"(\]\(|src=\")\.\./", r"\1", text)
         for name, data in resources["outputs"].items():
             alt = re.search(r"#\| alt: (.*)", cell.source)
-            text = text.replace(f"![png]({name})", f"![{alt.group(1) if alt else 'figure'}]({name})")
+            text = text.replace(
+                f"![png]({name})", f"![{alt.group(1) if alt else 'figure'}]({name})"
+            )
             pictures[name] = data
         pieces.append(text)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(pieces)).strip() + "\n", pictures

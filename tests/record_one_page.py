@@ -4,10 +4,13 @@ Run `python tests/record_one_page.py` to measure it again."""
 
 from pathlib import Path
 
-from contrec.catalog import load_split
-from contrec.core import environment, write_json
-from contrec.evaluation import commit, evaluate, measured
-from contrec.model import ContRec, preset
+from contrec.data.datasets import load_split
+from contrec.foundations.environment import environment
+from contrec.foundations.files import write_json
+from contrec.ranking.evaluation import evaluate
+from contrec.ranking.records import commit, measured
+from contrec.recommender.config import preset
+from contrec.recommender.contrec import ContRec
 
 RECORD = Path(__file__).parents[1] / "nbs/experiments/records/one_page.json"
 SEEDS = range(6)

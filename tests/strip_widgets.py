@@ -2,6 +2,7 @@
 
 The picture, the table and the line of text beside a widget stay. Without a kernel a widget
 is dead controls, or the words "Error displaying widget"."""
+
 import json
 from pathlib import Path
 

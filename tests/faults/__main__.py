@@ -6,10 +6,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
-from contrec.core import environment
+from contrec.foundations.environment import environment
 
 from .areas import AREAS
 from .campaign import Area, Result, as_rows, count
@@ -79,7 +79,7 @@ def main() -> int:
         "seed": args.seed,
         "commit": commit(),
         "versions": environment(),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - began),
         **count(results),
         "failures": as_rows(results),

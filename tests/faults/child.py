@@ -7,12 +7,13 @@ import sys
 import traceback
 from pathlib import Path
 
-import contrec.ablation
-import contrec.systems
-from contrec.cli import main
-from contrec.data import leave_one_out
-from contrec.model import ContRec, preset
-from contrec.reading import read_items, read_log
+import contrec.studies.ablation
+import contrec.studies.comparison
+from contrec.data.reading import read_items, read_log
+from contrec.data.split import leave_one_out
+from contrec.interface.cli import main
+from contrec.recommender.config import preset
+from contrec.recommender.contrec import ContRec
 
 from .tiny import pretend_run, use_tiny_presets
 
@@ -83,10 +84,10 @@ def use_tiny_data(world: Path) -> None:
     split = leave_one_out(
         read_log(world / "log.csv", items=read_items(world / "items.csv"))
     )
-    for module in (contrec.ablation, contrec.systems):
+    for module in (contrec.studies.ablation, contrec.studies.comparison):
         module.load_split = lambda name, ties="file", **_: split
-    contrec.ablation.RUNS["model"] = pretend_run
-    systems = contrec.systems.SYSTEMS
+    contrec.studies.ablation.RUNS["model"] = pretend_run
+    systems = contrec.studies.systems.SYSTEMS
     systems["contrec"] = systems["contrec"]._replace(
         settings=TINY, search=[{"lr": 0.001}]
     )

@@ -118,9 +118,10 @@ class Crashes(Area):
             return sent, running.kill_after(seconds, sent)
         at, sent = int(random.integers(1, self.counts[name] + 1)), getattr(signal, how)
         self.told.setdefault("killed", []).append(f"{sent.name} at operation {at}")
-        return sent, spawn(
-            line, place / "here", self.world, place / "said", at, sent
-        ).end()
+        return (
+            sent,
+            spawn(line, place / "here", self.world, place / "said", at, sent).end(),
+        )
 
     def check_end(self, name, how, ended):
         """Check the exit code of a killed command, and that it said little."""

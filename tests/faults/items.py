@@ -6,8 +6,8 @@ import os
 import pandas as pd
 import pyarrow
 
-from contrec.core import ContrecError
-from contrec.reading import read_items, read_log
+from contrec.data.reading import read_items, read_log
+from contrec.foundations.errors import ContrecError
 
 from .campaign import Area, check_message, require
 from .forms import (

@@ -5,10 +5,10 @@ import json
 import shutil
 from pathlib import Path
 
-import contrec.ablation
-import contrec.systems
-from contrec.data import leave_one_out
-from contrec.reading import read_items, read_log
+import contrec.studies.ablation
+import contrec.studies.comparison
+from contrec.data.reading import read_items, read_log
+from contrec.data.split import leave_one_out
 
 from .campaign import Area, require
 from .forms import pick
@@ -202,10 +202,10 @@ class Jsons(Area):
         self.world = write_world(self.folder / "world")
         items = read_items(self.world / "items.csv")
         split = leave_one_out(read_log(self.world / "log.csv", items=items))
-        contrec.ablation.RUNS["model"] = pretend_run
-        for module in (contrec.ablation, contrec.systems):
+        contrec.studies.ablation.RUNS["model"] = pretend_run
+        for module in (contrec.studies.ablation, contrec.studies.comparison):
             module.load_split = lambda name, ties="file", **_: split
-        contrec.systems.split_of.cache_clear()
+        contrec.studies.tuning.split_of.cache_clear()
         self.run, self.study = self.folder / "run", self.folder / "study"
         self.compared, self.grid = self.folder / "compared", self.folder / "grid.json"
         self.grid.write_text(json.dumps(GRID))

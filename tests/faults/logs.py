@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from contrec.core import ContrecError
-from contrec.data import Interactions, leave_one_out
-from contrec.reading import read_log
+from contrec.data.interactions import Interactions
+from contrec.data.reading import read_log
+from contrec.data.split import leave_one_out
+from contrec.foundations.errors import ContrecError
 
 from .campaign import Area, check_message, require
 from .forms import (

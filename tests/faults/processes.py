@@ -13,7 +13,7 @@ from .tiny import Said
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["contrec.cli", "contrec.report"])
+CONTEXT.set_forkserver_preload(["contrec.interface.cli", "contrec.interface.report"])
 
 
 @dataclass

@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-import contrec.ablation
-import contrec.model
-import contrec.report
-import contrec.systems
+import contrec.interface.report
+import contrec.recommender.contrec
+import contrec.studies.ablation
+import contrec.studies.comparison
 
 from .campaign import Area, Fault, check_message, require
 from .checkpoints import Checkpoints
@@ -30,15 +30,19 @@ def as_before():
     """Undo what the areas change in this process: presets, drawings, data sets."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
-            (contrec.model, "PRESETS"),
-            (contrec.report, "project"),
-            (contrec.ablation, "load_split"),
-            (contrec.systems, "load_split"),
+            (contrec.recommender.contrec, "PRESETS"),
+            (contrec.interface.report, "project"),
+            (contrec.studies.ablation, "load_split"),
+            (contrec.studies.comparison, "load_split"),
         ):
             patch.setattr(module, name, getattr(module, name))
-        patch.setitem(contrec.ablation.RUNS, "model", contrec.ablation.RUNS["model"])
+        patch.setitem(
+            contrec.studies.ablation.RUNS,
+            "model",
+            contrec.studies.ablation.RUNS["model"],
+        )
         yield
-    contrec.systems.split_of.cache_clear()
+    contrec.studies.tuning.split_of.cache_clear()
 
 
 def sample(area: type[Area], folder, trials: int) -> Counter:
@@ -155,7 +159,7 @@ def test_a_refusal_that_nobody_can_read_is_a_fault(text):
 
 def test_a_split_that_is_not_the_files_is_a_fault(tmp_path, monkeypatch):
     """The oracle is not the reader: a reader that drops a row is caught."""
-    from contrec.reading import read_log as read
+    from contrec.data.reading import read_log as read
 
     def careless(path, **options):
         log = read(path, **options)

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-import contrec.model
-import contrec.report
-import contrec.viz
-from contrec.ablation import nested
-from contrec.cli import main
-from contrec.schema import Presets
+import contrec.interface.report
+import contrec.interface.result_figures
+import contrec.recommender.contrec
+from contrec.foundations.schema import Presets
+from contrec.interface.cli import main
+from contrec.studies.experiments import nested
 
 from .campaign import Fault, Hang, check_message, require
 
@@ -75,21 +75,24 @@ def use_tiny_presets() -> None:
         "embedding_settings": {"width": 8, "epochs": 2},
         "diffusion": {"hidden": 16, "blocks": 1},
     }
-    presets = {name: contrec.model.PRESETS[name] for name in contrec.model.PRESETS}
-    presets["contrec"] = contrec.model.preset("contrec", **small)
-    contrec.model.PRESETS = Presets(**presets)
-    contrec.report.project = project_linearly
+    presets = {
+        name: contrec.recommender.config.PRESETS[name]
+        for name in contrec.recommender.config.PRESETS
+    }
+    presets["contrec"] = contrec.recommender.config.preset("contrec", **small)
+    contrec.recommender.config.PRESETS = Presets(**presets)
+    contrec.interface.report.project = project_linearly
 
 
 def project_linearly(x, seed=0):
     """Project with PCA: UMAP compiles for many seconds."""
-    return contrec.viz.project(x, method="pca")
+    return contrec.interface.space_figures.project(x, method="pca")
 
 
 def pretend_run(config, seed):
     """Check the settings of a study's run as a real one does; make up its metrics."""
     config = {k: v for k, v in config.items() if k != "dataset"}
-    contrec.model.preset(config.pop("preset"), **nested(config), seed=seed)
+    contrec.recommender.config.preset(config.pop("preset"), **nested(config), seed=seed)
     return {"NDCG@10": 0.1 + seed / 100, "HR@10": 0.2}
 
 

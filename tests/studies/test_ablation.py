@@ -1,0 +1,619 @@
+"Ablations: nothing runs twice, a kill loses at most one run, and effects are what a hand computation says."
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from contrec.foundations.errors import (
+    CheckpointError,
+    ConfigError,
+    ContrecError,
+    TrainingError,
+)
+from contrec.studies import ablation
+from contrec.studies.ablation import Study, read_study, run_study
+from contrec.studies.experiments import nested
+from contrec.studies.runner import ablate, grid, read_ablation, run_once
+from contrec.studies.statistics import effects, summary
+
+DEFAULT = {"a": 1, "b": "x", "c": None}
+
+
+class Counted:
+    "A run that counts its calls and can be killed at one of them."
+
+    def __init__(self, kill=None):
+        self.calls, self.kill = [], kill
+
+    def __call__(self, config, seed):
+        self.calls.append((json.dumps(config), seed))
+        if len(self.calls) == self.kill:
+            raise KeyboardInterrupt
+        return {
+            "NDCG@10": (
+                config["a"] / 10
+                + np.random.default_rng([seed, config["a"]]).normal() / 100
+            ),
+            "HR@10": 0.5,
+        }
+
+
+def test_grid_each_changes_one_setting():
+    configs = grid(DEFAULT, {"a": [0, 1, 2], "c": [None, 5]})
+    assert configs == [
+        DEFAULT,
+        DEFAULT | {"a": 0},
+        DEFAULT | {"a": 2},
+        DEFAULT | {"c": 5},
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3))
+def test_grid_sizes(sizes):
+    default = {f"f{n}": 0 for n in range(len(sizes))}
+    factors = {f"f{n}": list(range(s)) for n, s in enumerate(sizes)}
+    assert len(grid(default, factors, "product")) == np.prod(sizes) and len(
+        grid(default, factors)
+    ) == 1 + sum(s - 1 for s in sizes)
+
+
+@pytest.mark.parametrize(
+    "factors,mode,message",
+    [
+        ({"d": [1]}, "each", "no setting"),
+        ({"a": []}, "each", "list of values"),
+        ({"a": 3}, "each", "list of values"),
+        ({"b": "xy"}, "each", "list of values"),
+        ({"a": [1]}, "all", "unknown mode"),
+    ],
+)
+def test_grid_refuses(factors, mode, message):
+    with pytest.raises(ConfigError, match=message):
+        grid(DEFAULT, factors, mode)
+
+
+@pytest.mark.parametrize("mode", ["each", "product"])
+def test_further_configurations_stand_beside_the_grid(mode):
+    plain, more = (
+        grid(DEFAULT, {"a": [0, 1]}, mode),
+        grid(DEFAULT, {"a": [0, 1]}, mode, [{"a": 7, "c": 5}, {"a": 1}]),
+    )
+    assert more == plain + [{**DEFAULT, "a": 7, "c": 5}]
+    with pytest.raises(ConfigError, match="'z' is no setting"):
+        grid(DEFAULT, {}, mode, [{"z": 1}])
+
+
+@settings(max_examples=12, deadline=None)
+@given(kill=st.integers(1, 9))
+def test_a_killed_grid_resumes_and_ends_alike(tmp_path_factory, kill):
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    killed, again = Counted(kill), Counted()
+    with pytest.raises(KeyboardInterrupt):
+        ablate(killed, DEFAULT, {"a": [2, 3]}, [0, 1, 2], one)
+    assert not [f for f in one.iterdir() if f.suffix != ".json"]
+    resumed, whole = (
+        ablate(again, DEFAULT, {"a": [2, 3]}, [0, 1, 2], one),
+        ablate(Counted(), DEFAULT, {"a": [2, 3]}, [0, 1, 2], two),
+    )
+    assert len(again.calls) == 9 - (kill - 1) and not set(killed.calls[:-1]) & set(
+        again.calls
+    )
+    pd.testing.assert_frame_equal(
+        resumed.drop(columns="seconds"), whole.drop(columns="seconds")
+    )
+
+
+def test_growing_a_grid_runs_only_what_is_new(tmp_path):
+    ablate(Counted(), DEFAULT, {"a": [2]}, [0, 1], tmp_path)
+    grown = Counted()
+    ablate(grown, DEFAULT, {"a": [2, 3]}, [0, 1, 2], tmp_path)
+    assert len(grown.calls) == 9 - 4
+
+
+def test_context_is_part_of_the_name(tmp_path):
+    first, second = Counted(), Counted()
+    ablate(first, DEFAULT, {"a": [2]}, [0], tmp_path, context={"dataset": "one"})
+    ablate(second, DEFAULT, {"a": [2]}, [0], tmp_path, context={"dataset": "two"})
+    assert len(second.calls) == 2
+    mixed = read_ablation(tmp_path)
+    for f in (lambda: summary(mixed), lambda: effects(mixed, DEFAULT)):
+        with pytest.raises(ConfigError, match="2 different contexts"):
+            f()
+    assert len(summary(mixed[[c["dataset"] == "one" for c in mixed["context"]]])) == 2
+
+
+def test_reading_needs_no_run_and_gives_the_same_table(tmp_path):
+    ran = ablate(Counted(), DEFAULT, {"a": [2, 3], "c": [1]}, [0, 1, 2], tmp_path)
+    pd.testing.assert_frame_equal(
+        effects(read_ablation(tmp_path), DEFAULT), effects(ran, DEFAULT)
+    )
+    record = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert {
+        "config",
+        "seed",
+        "context",
+        "metrics",
+        "seconds",
+        "peak_mb",
+        "commit",
+        "failed",
+    } <= set(record)
+    assert ran["seconds"].notna().all()
+
+
+def test_run_may_not_change_the_settings_it_was_given(tmp_path):
+    def vandal(config, seed):
+        config["a"] = 99
+        return {"m@1": 1.0}
+
+    assert run_once(vandal, {"a": 1}, 0, tmp_path)["config"] == {"a": 1}
+    read_ablation(tmp_path)
+
+
+def frame(values):  # {a: metrics per seed}
+    return pd.DataFrame(
+        [
+            {
+                "config": {"a": a, "b": 0},
+                "context": {},
+                "failed": None,
+                "seed": s,
+                "m@1": v,
+            }
+            for a, row in values.items()
+            for s, v in enumerate(row)
+        ]
+    )
+
+
+def test_effects_equal_a_paired_t_test():
+    rng = np.random.default_rng(0)
+    base, changed = rng.normal(size=5), rng.normal(size=5) + 1
+    row = effects(frame({0: base, 1: changed}), {"a": 0, "b": 0}, "m@1").iloc[0]
+    oracle = stats.ttest_rel(changed, base)
+    low, high = oracle.confidence_interval(0.95)
+    assert (row["factor"], row["value"], row["seeds"]) == ("a", 1, 5)
+    np.testing.assert_allclose(
+        [
+            row["difference"],
+            row["difference low"],
+            row["difference high"],
+            row["p"],
+            row["noise"],
+        ],
+        [(changed - base).mean(), low, high, oracle.pvalue, base.std(ddof=1)],
+    )
+    mean = summary(frame({0: base}), "m@1").iloc[0]
+    np.testing.assert_allclose(
+        [mean["low"], mean["high"]],
+        stats.t.interval(0.95, 4, base.mean(), stats.sem(base)),
+    )
+
+
+def test_pairing_is_by_seed_not_by_row():
+    records = frame({0: [1.0, 2.0, 3.0], 1: [1.5, 2.5, 3.5]})
+    shuffled = records.sample(frac=1, random_state=3)
+    row = effects(shuffled, {"a": 0, "b": 0}, "m@1").iloc[0]
+    assert row["difference"] == pytest.approx(0.5) and row["difference high"] - row[
+        "difference low"
+    ] == pytest.approx(0)
+    missing = effects(
+        records[
+            ~((records["seed"] == 0) & (records["config"].map(lambda c: c["a"]) == 1))
+        ],
+        {"a": 0, "b": 0},
+        "m@1",
+    ).iloc[0]
+    assert missing["seeds"] == 2 and missing["difference"] == pytest.approx(0.5)
+
+
+def test_one_seed_has_no_interval_rather_than_a_false_one():
+    row = effects(frame({0: [1.0], 1: [2.0]}), {"a": 0, "b": 0}, "m@1").iloc[0]
+    assert (
+        row["difference"] == 1
+        and np.isnan([row["difference low"], row["p"], row["noise"]]).all()
+    )
+
+
+def test_a_product_grid_gives_effects_of_single_changes(tmp_path):
+    table = effects(
+        ablate(
+            Counted(),
+            {"a": 1, "b": "x"},
+            {"a": [1, 2], "b": ["x", "y"]},
+            [0, 1],
+            tmp_path,
+            "product",
+        ),
+        {"a": 1, "b": "x"},
+    )
+    assert sorted(zip(table["factor"], table["value"])) == [("a", 2), ("b", "y")]
+
+
+def test_values_keep_their_type(tmp_path):
+    table = effects(
+        ablate(
+            lambda c, s: {"NDCG@10": c["a"] + c["b"]},
+            {"a": 1, "b": 0.5},
+            {"a": [20], "b": [0.25]},
+            [0, 1],
+            tmp_path,
+        ),
+        {"a": 1, "b": 0.5},
+    )
+    assert sorted(map(str, table["value"])) == ["0.25", "20"]
+
+
+def test_failed_trainings_are_results_and_mistakes_are_not(tmp_path):
+    def collapses(config, seed):
+        if config["a"] == 2:
+            raise TrainingError("collapsed")
+        return {"NDCG@10": 0.1 + seed}
+
+    records = ablate(collapses, DEFAULT, {"a": [2]}, [0, 1], tmp_path)
+    assert effects(records, DEFAULT).iloc[0]["failures"] == 2 and np.isnan(
+        effects(records, DEFAULT).iloc[0]["difference"]
+    )
+    assert records["failed"].tolist()[2:] == ["collapsed"] * 2
+
+    def mistaken(config, seed):
+        raise ConfigError("no such option")
+
+    with pytest.raises(ConfigError, match="no such option"):
+        ablate(mistaken, DEFAULT, {"a": [7]}, [0], tmp_path / "x")
+    assert not list((tmp_path / "x").glob("*")) if (tmp_path / "x").exists() else True
+    for bad in ({}, {"m": float("nan")}, {"m": float("inf")}):
+        with pytest.raises(ConfigError, match="finite numbers"):
+            run_once(lambda c, s: bad, {"a": 5}, 0, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "harm,message",
+    [
+        (lambda p: p.write_text(p.read_text()[:30]), "not valid JSON"),
+        (lambda p: p.write_text("[1]"), "no record"),
+        (lambda p: p.write_text('{"config": {}}'), "no record"),
+        (
+            lambda p: p.write_text(p.read_text().replace('"seed": 0', '"seed": 4')),
+            "altered or renamed",
+        ),
+        (lambda p: p.rename(p.with_name("0123456789ab.json")), "altered or renamed"),
+    ],
+)
+def test_damaged_records_are_named(tmp_path, harm, message):
+    run_once(Counted(), DEFAULT, 0, tmp_path)
+    harm(next(tmp_path.glob("*.json")))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_ablation(tmp_path)
+    assert "\n" not in str(caught.value) and ".json" in str(caught.value)
+
+
+def test_other_bad_input(tmp_path):
+    with pytest.raises(CheckpointError, match="no records"):
+        read_ablation(tmp_path)
+    for seeds in ([], [1, 1]):
+        with pytest.raises(ConfigError, match="different numbers"):
+            ablate(Counted(), DEFAULT, {"a": [2]}, seeds, tmp_path)
+    records = ablate(Counted(), DEFAULT, {"a": [2]}, [0], tmp_path)
+    with pytest.raises(ConfigError, match="not among the records"):
+        effects(records, {"a": 9, "b": "x", "c": None})
+    with pytest.raises(ConfigError, match="unknown metric"):
+        summary(records, "NDCG@99")
+    with pytest.raises(ConfigError, match="twice with one seed"):
+        summary(pd.concat([records, records]))
+    with pytest.raises(ConfigError, match="exactly one"):
+        effects(records[:1], DEFAULT)
+    with pytest.raises(ConfigError, match="no records"):
+        summary(records[:0])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ContrecError):
+        ablate(Counted(), DEFAULT, {"a": [2]}, [0], tmp_path / "file")
+
+
+# --- studies
+
+
+# Workers find it by name
+def noisy(config, seed):
+    return {"NDCG@10": config["a"] + np.random.default_rng(seed).normal()}
+
+
+def test_workers_give_the_same_records_as_one(tmp_path):
+    one = ablate(noisy, {"a": 0}, {"a": [1, 2]}, [0, 1], tmp_path / "one")
+    two = ablate(noisy, {"a": 0}, {"a": [1, 2]}, [0, 1], tmp_path / "two", workers=2)
+    pd.testing.assert_frame_equal(
+        one[["a", "seed", "NDCG@10"]], two[["a", "seed", "NDCG@10"]]
+    )
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == sorted(
+        p.name for p in (tmp_path / "two").iterdir()
+    )
+
+
+def test_no_worker_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="0 workers"):
+        ablate(noisy, {"a": 0}, {}, [0], tmp_path, workers=0)
+
+
+def test_dots_go_into_parts():
+    assert nested({"epochs": 3, "diffusion.tau": 0.1, "diffusion.layer": 2}) == {
+        "epochs": 3,
+        "diffusion": {"tau": 0.1, "layer": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"run": "models"}, "unknown run 'models'"),
+        ({"seed": [0]}, "unknown field 'seed'"),
+        ({"seeds": None}, "the field 'seeds' is missing"),
+    ],
+)
+def test_a_bad_grid_file_is_told(tmp_path, change, message):
+    grid = {
+        "run": "model",
+        "datasets": ["ml-100k"],
+        "fixed": {},
+        "default": {"epochs": 1},
+        "factors": {},
+        "seeds": [0],
+    } | change
+    (tmp_path / "grid.json").write_text(
+        json.dumps({k: v for k, v in grid.items() if v is not None})
+    )
+    with pytest.raises(ConfigError, match=message):
+        read_study(tmp_path / "grid.json")
+
+
+@pytest.fixture
+def small_world(monkeypatch, small_split):
+    for cached in ablation._vectors, ablation._trained:
+        cached.cache_clear()
+    monkeypatch.setattr(ablation, "load_split", lambda name: small_split)
+    yield
+    for cached in ablation._vectors, ablation._trained:
+        cached.cache_clear()
+
+
+def test_every_kind_of_study_runs_and_is_kept(tmp_path, small_world, small_split):
+    small = {
+        "preset": "contrec",
+        "epochs": 1,
+        "tokenizer_epochs": 3,
+        "embedding_settings.width": 8,
+        "max_items": 8,
+    }
+    kinds = Study(
+        "tokenizer",
+        ["small"],
+        {"input": 8, "steps": 4},
+        {"tokenizer": {"kind": "SigmaVAE", "width": 4}},
+        {"tokenizer": [{"kind": "VectorQuantizer", "width": 4, "size": 4}]},
+        [0],
+    )
+    models = Study(
+        "model",
+        ["small"],
+        small,
+        {"diffusion.dispersive_weight": 0.05},
+        {"diffusion.dispersive_weight": [0]},
+        [0],
+    )
+    train = {f"train.{k}": v for k, v in small.items() if k != "preset"}
+    readouts = Study(
+        "readout",
+        ["small"],
+        {"preset": "contrec", **train, "temperature": 1.0},
+        {"steps": 1, "samples": 1},
+        {"samples": [2]},
+        [0],
+    )
+    speeds = readouts._replace(
+        run="speed", fixed=readouts.fixed | {"users": 8, "users_at_once": 4}
+    )
+    spoken = models._replace(
+        run="text",
+        fixed=small | {"score": "sentence", "text_encoder": None},
+        default={"epochs": 1},
+        factors={"epochs": [2]},
+    )
+    cold = spoken._replace(run="cold", fixed=small | {"text_encoder": None})
+    recipes = models._replace(
+        run="recipe",
+        fixed=small | {"ease.regularisation": 10, "item-knn.neighbours": 5},
+    )
+    for name, study, metric in (
+        ("t", kinds, "mse"),
+        ("m", models, "NDCG@10"),
+        ("r", readouts, "NDCG@10"),
+        ("s", speeds, "users_per_second"),
+        ("w", spoken, "NDCG@10 both"),
+        ("c", cold, "contrec HR@10 among new"),
+        ("f", recipes, "NDCG@10"),
+    ):
+        first = run_study(study, tmp_path / name)
+        # a row has columns of these names
+        assert not {"seed", "failed", "seconds", "config", "context"} & set().union(
+            *(json.loads(p.read_text())["metrics"] for p in (tmp_path / name).iterdir())
+        )
+        assert (
+            len(first) == 2
+            and first[metric].notna().all()
+            and first["failed"].isna().all()
+            and set(first["dataset"]) == {"small"}
+        )
+        before = {p: p.stat().st_mtime_ns for p in (tmp_path / name).iterdir()}
+        again = run_study(study, tmp_path / name)
+        assert (
+            before == {p: p.stat().st_mtime_ns for p in (tmp_path / name).iterdir()}
+            and again[metric].tolist() == first[metric].tolist()
+        )
+        assert all(
+            r["context"]["split_sha256"] == small_split.sha256
+            for r in map(json.loads, (p.read_text() for p in before))
+        )
+        assert len(effects(first, study.default, metric)) == 1
+
+
+def test_the_command_tells_of_a_study_without_factors(tmp_path, small_world, capsys):
+    from contrec.interface import cli
+
+    study = {
+        "run": "tokenizer",
+        "datasets": ["small"],
+        "fixed": {"input": 8, "steps": 4},
+        "default": {"tokenizer": {"kind": "SigmaVAE", "width": 4}},
+        "factors": {},
+        "seeds": [0, 1],
+    }
+    (tmp_path / "grid.json").write_text(json.dumps(study))
+    for named in (["--grid"], []):  # by its name, or without
+        assert (
+            cli.main(
+                [
+                    "ablate",
+                    *named,
+                    str(tmp_path / "grid.json"),
+                    "--out",
+                    str(tmp_path / "out"),
+                ]
+            )
+            == 0
+        )
+        assert (
+            "small, mse: mean, its 95% interval over seeds" in capsys.readouterr().out
+        )
+    for wrong in ([], ["a.json", "--grid", "b.json"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["ablate", *wrong])
+        assert stop.value.code == 2 and "GRID" in capsys.readouterr().err
+
+
+def test_what_is_inside_a_model_has_its_limits(small_world, small_split):
+    from contrec.recommender.config import preset
+    from contrec.recommender.contrec import ContRec
+
+    model = ContRec(
+        preset(
+            epochs=1, tokenizer_epochs=3, embedding_settings={"width": 8}, max_items=8
+        )
+    ).fit(small_split)
+    found = ablation.inside(model, samples=4, steps=2)
+    assert (
+        0 < found["sample diversity"] < 1.4
+        and 1 <= found["hidden rank"] <= 256
+        and found["hidden norm"] > 0
+        and 1 <= found["preference rank"] <= 64
+    )
+
+
+def test_a_study_of_words_tells_what_its_parts_tell(small_world, small_split):
+    """The figures of one run, each made again by the function that a person would call
+    for it.
+    """
+    from contrec.ranking.evaluation import evaluate
+    from contrec.recommender.config import preset
+    from contrec.recommender.contrec import ContRec
+    from contrec.recommender.text_scores import hybrid_table, text_accuracy
+
+    settings = dict(
+        epochs=3,
+        tokenizer_epochs=3,
+        embedding_settings={"width": 8},
+        lm_weight=1.0,
+        text_encoder=None,
+    )
+    found = ablation.text_run(
+        {"dataset": "small", "preset": "contrec", "score": "sentence", **settings}, 0
+    )
+    model = ContRec(preset("contrec", **settings)).fit(small_split)
+    assert np.isclose(
+        found["NDCG@10"], evaluate(model, small_split).metrics["NDCG@10"]
+    ) and np.isclose(
+        found["valid NDCG@10"], evaluate(model, small_split, "valid").metrics["NDCG@10"]
+    )
+    speaking = model.with_readout(text_score="sentence")
+    assert speaking.config.text_weight == found["weight"]
+    table, said = hybrid_table(speaking, small_split), text_accuracy(model, small_split)
+    for row, name in (("latent only", ""), ("text only", " text"), ("both", " both")):
+        assert np.isclose(table.loc[row, "NDCG@10"], found["NDCG@10" + name])
+    assert (
+        np.isclose(found["F1"], said.f1)
+        and np.isclose(found["frequent F1"], said.frequent_f1)
+        and found["unread"] == said.failures / said.users
+        and found["cut"] == said.cut / said.users
+    )
+    long = small_split.histories("test").lengths > np.median(
+        small_split.histories("test").lengths
+    )
+    if long.any():
+        assert np.isclose(
+            found["NDCG@10 long"] * long.mean()
+            + found["NDCG@10 short"] * (~long).mean(),
+            found["NDCG@10"],
+        )
+    assert (
+        found["trained"]
+        == found["parameters"]
+        == sum(p.numel() for p in model.network.parameters())
+    )
+    assert found["epoch_cpu_seconds"] > 0 and 100 < found["train_peak_mb"] < 24 * 1024
+
+
+def test_a_recipe_is_taken_apart_into_what_its_parts_tell(small_world, small_split):
+    """The figures of one run, each made again by the function that a person would call
+    for it.
+
+    An oracle is never worse than what it chooses from.
+    """
+    from contrec.ranking.evaluation import evaluate
+    from contrec.ranking.linear import EASE, ItemKNN
+    from contrec.recommender.config import preset
+    from contrec.recommender.contrec import ContRec
+    from contrec.retrieval.rank_fusion import Fused
+
+    settings = dict(epochs=2, tokenizer_epochs=3, embedding_settings={"width": 8})
+    found = ablation.recipe_run(
+        {
+            "dataset": "small",
+            "preset": "contrec",
+            "ease.regularisation": 10,
+            "ease.decay": 0.8,
+            "item-knn.neighbours": 5,
+            **settings,
+        },
+        0,
+    )
+    model, ease, knn = (
+        ContRec(preset("contrec", **settings)).fit(small_split),
+        EASE(10, 0.8).fit(small_split),
+        ItemKNN(5).fit(small_split),
+    )
+    one = Fused(model, ease).fit(small_split)
+    both = Fused(model, ease, knn, start=(1, 0.5, 0.5)).fit(small_split)
+    for name, system in (
+        ("", both),
+        (" alone", model),
+        (" with EASE", one),
+        (" priors", Fused(ease, knn).fit(small_split)),
+    ):
+        for part, before in (("test", ""), ("valid", "valid ")):
+            assert np.isclose(
+                found[f"{before}NDCG@10{name}"],
+                evaluate(system, small_split, part).metrics["NDCG@10"],
+            )
+    for before in "", "valid ":
+        assert (
+            found[f"{before}NDCG@10 best of three"] >= found[f"{before}NDCG@10 alone"]
+        )
+    assert (
+        1,
+        found["weight of EASE"],
+        found["weight of item-kNN"],
+    ) == both.chosen.weights
