@@ -138,6 +138,10 @@ def check_same(
             refuse(name)
 
 # %% ../../nbs/foundations/09_run_folder.ipynb #c06dadd0
+def _ignore(line):
+    "Do nothing with a line."
+
+
 class Stages:
     """A run's folder.
 
@@ -150,10 +154,10 @@ class Stages:
         # The run's folder; nothing is written where it is `None`
         folder: str | Path | None = None,
         # Called with one line when a stage begins or ends
-        tell: Callable[[str], None] | None = None,
+        report: Callable[[str], None] | None = None,
         # Called with every row of the log, for live plots
         log: Callable[[dict], None] | None = None,
-        # An `accelerate.Accelerator` of several processes: the first one writes, tells
+        # An `accelerate.Accelerator` of several processes: the first one writes, reports
         # and logs, the others follow
         accelerator=None,
         # What all stages depend on, as JSON; a folder whose stages were made with
@@ -165,12 +169,10 @@ class Stages:
         self.wait = (
             (lambda: None) if accelerator is None else accelerator.wait_for_everyone
         )
-        self.tell, self.listener, self.seconds, self.rows = (
-            tell if tell and self.first else (lambda line: None),
-            log if self.first else None,
-            {},
-            [],
-        )
+        self.report = report if report and self.first else _ignore
+        self.log = log if self.first else None
+        self.seconds: dict[str, float] = {}
+        self.rows: list[dict] = []
         if self.folder:
             self.rows = read_log_rows(self.folder / "log.jsonl")
             if context is not None:
@@ -200,8 +202,8 @@ class Stages:
 
     def _append(self, row):
         self.rows.append(row)
-        if self.listener:
-            self.listener(row)
+        if self.log:
+            self.log(row)
         if not (self.folder and self.first):
             return
         path = self.folder / "log.jsonl"
@@ -231,7 +233,7 @@ class Stages:
                 raise DamagedFileError(f"{marker.parent / missing[0]} is missing.")
             check_files(marker, manifest)
         except DamagedFileError as error:
-            self.tell(f"{name}: {error} This stage is done again.")
+            self.report(f"{name}: {error} This stage is done again.")
             return None
         return manifest
 
@@ -259,7 +261,7 @@ class Stages:
     def do(
         self,
         name: str,  # The stage's name, also its file name
-        # `(checkpoint, log) -> result`
+        # `(checkpoint, on_epoch_end) -> result`
         make: Callable[[Path | None, Callable[[dict], None]], Any],
         # Writes the result under the path it is given
         save: Callable[[Any, Path], None],
@@ -278,26 +280,26 @@ class Stages:
             if self.first:
                 # left where the process died between the marker and this
                 remove_checkpoint(checkpoint)
-            self.tell(f"{name}: taken from {self.folder}")
+            self.report(f"{name}: taken from {self.folder}")
             return result
         self.rows = [r for r in self.rows if r["stage"] != name]
         self._write_rows()
-        self.tell(f"{name} ...")
+        self.report(f"{name} ...")
         resumed = checkpoint is not None and checkpoint_exists(checkpoint)
         began, told = time.perf_counter(), []
 
-        def log(row):
+        def on_epoch_end(row):
             told.append((row.get("seconds", 0), time.perf_counter() - began))
             self._append({"stage": name, **row})
 
-        result = make(checkpoint if self.first or shared else None, log)
+        result = make(checkpoint if self.first or shared else None, on_epoch_end)
         # epochs replayed from the checkpoint took their time in an earlier process
         before = sum(s for s, at in told if resumed and s > at)
         self.seconds[name] = round(before + time.perf_counter() - began, 3)
         if base and self.first:
             self._keep(name, result, save)
         self.wait()
-        self.tell(f"{name}: {self.seconds[name]:.1f} s")
+        self.report(f"{name}: {self.seconds[name]:.1f} s")
         return result
 
 # %% ../../nbs/foundations/09_run_folder.ipynb #1346708a

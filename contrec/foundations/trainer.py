@@ -96,16 +96,16 @@ def learning_rate(
     step: int,  # Steps already taken
     steps: int,  # Steps in the whole training
     warmup: int = 0,  # Steps over which the rate grows linearly from zero
-    shape: str = "constant",  # After the warm-up: `constant`, or `cosine` down to zero
+    schedule: str = "constant",  # After the warm-up: `constant`, or `cosine` down to zero
 ) -> float:  # The factor on the base learning rate, 0 to 1
-    "Learning-rate factor at `step`; raises `ConfigError` for an unknown shape."
-    if shape not in ("constant", "cosine"):
+    "Learning-rate factor at `step`; raises `ConfigError` for an unknown schedule."
+    if schedule not in ("constant", "cosine"):
         raise ConfigError(
-            f"unknown learning-rate shape '{shape}'. Choose constant or cosine."
+            f"unknown learning-rate schedule '{schedule}'. Choose constant or cosine."
         )
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    if shape == "constant":
+    if schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
@@ -255,12 +255,12 @@ class Trainer:
     accumulate: int = 1
     lr: float = 1e-3  # Peak learning rate of AdamW
     # Factors on the learning rate of some parameters, by name; 1 for all others
-    faster: dict[str, float] | None = None
+    lr_multipliers: dict[str, float] | None = None
     weight_decay: float = 0.0  # Decoupled weight decay
     clip: float | None = None  # Largest norm of the gradient, none if `None`
     warmup: float = 0.0  # Share of all steps spent warming up
-    # Learning-rate shape after the warm-up, see `learning_rate`
-    shape: str = "constant"
+    # How the learning rate goes on after the warm-up, see `learning_rate`
+    lr_schedule: str = "constant"
     # Share of itself that the average of the weights keeps at each step, such as 0.999;
     # no average if `None`
     ema: float | None = None
@@ -268,12 +268,13 @@ class Trainer:
     # `() ->` validation score, higher is better, or a dict of numbers with a `score`;
     # called without gradient in eval mode
     evaluate: Callable | None = None
-    every: int = 1  # Epochs between two calls of `evaluate`
+    eval_every: int = 1  # Epochs between two calls of `evaluate`
     patience: int | None = None  # Stop after this many calls without a better score
     # Where to keep the state after each epoch; if the file exists, training resumes
     # from it
     checkpoint: str | Path | None = None
-    log: Callable[[dict], None] | None = None  # Called with each epoch's row of the log
+    # Called with each epoch's row of the log
+    on_epoch_end: Callable[[dict], None] | None = None
     name: str = "training"  # How the bar and the errors call it
     # An `accelerate.Accelerator` whose processes share each step's rows; one process if
     # `None`
@@ -282,7 +283,7 @@ class Trainer:
     def __post_init__(self):
         self.processes = Processes(self.accelerator)
         if self.processes.index:
-            self.log = None  # the first process speaks for all
+            self.on_epoch_end = None  # the first process speaks for all
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.optimizer = self._optimizer()
         self.steps = self.epochs * math.ceil(self.n_rows / self.batch_size)
@@ -297,8 +298,9 @@ class Trainer:
 @patch
 def _optimizer(self: Trainer):
     "AdamW, with a group of parameters for each factor on the learning rate."
-    faster, named = self.faster or {}, dict(self.module.named_parameters())
-    unknown = sorted(set(faster) - set(named))
+    multipliers = self.lr_multipliers or {}
+    named = dict(self.module.named_parameters())
+    unknown = sorted(set(multipliers) - set(named))
     if unknown:
         raise ConfigError(
             f"{self.name} has no parameter '{unknown[0]}' that could learn faster. "
@@ -307,7 +309,7 @@ def _optimizer(self: Trainer):
     groups = {}
     for name, p in named.items():
         if p.requires_grad:
-            groups.setdefault(faster.get(name, 1.0), []).append(p)
+            groups.setdefault(multipliers.get(name, 1.0), []).append(p)
     return torch.optim.AdamW(
         [{"params": some, "times": times} for times, some in groups.items()],
         lr=self.lr,
@@ -319,7 +321,7 @@ def _optimizer(self: Trainer):
 def _set_rate(self: Trainer) -> None:
     "Give the optimiser the learning rate of the coming step."
     warmup = int(self.warmup * self.steps)
-    self.rate = self.lr * learning_rate(self.step, self.steps, warmup, self.shape)
+    self.rate = self.lr * learning_rate(self.step, self.steps, warmup, self.lr_schedule)
     for group in self.optimizer.param_groups:
         group["lr"] = self.rate * group["times"]
 
@@ -427,7 +429,7 @@ def run_epoch(self: Trainer) -> dict:  # `epoch`, mean of each loss, `seconds`
 # What `evaluate` found, nothing if it is not due
 def validate(self: Trainer) -> dict[str, float]:
     "Score the weights, or their average, and keep them if they are the best so far."
-    due = (self.epoch + 1) % self.every == 0 or self.epoch + 1 == self.epochs
+    due = (self.epoch + 1) % self.eval_every == 0 or self.epoch + 1 == self.epochs
     if self.evaluate is None or not due:
         return {}
     self.module.eval()
@@ -523,8 +525,8 @@ def restore(
     )
     self.rows = metadata["log"]
     self.best_score = metadata["best_score"] if self.best else -math.inf
-    for row in self.rows if self.log else ():
-        self.log(row)
+    for row in self.rows if self.on_epoch_end else ():
+        self.on_epoch_end(row)
 
 # %% ../../nbs/foundations/04_trainer.ipynb #6c4a0ffc
 @patch
@@ -545,8 +547,8 @@ def run(self: Trainer) -> list[dict]:
                 bar.set_postfix(score=f"{row['score']:.4f}", best=best, refresh=False)
             self.epoch += 1
             self.rows.append(row)
-            if self.log:
-                self.log(row)
+            if self.on_epoch_end:
+                self.on_epoch_end(row)
             self._keep()
     self._finish()
     return self.rows

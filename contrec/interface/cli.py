@@ -99,7 +99,7 @@ def _agree(accelerator, ask):
     return found
 
 # %% ../../nbs/9_interface/12_cli.ipynb #9dc43238
-def _run_baselines(split, tell):
+def _run_baselines(split, report):
     """Train and rank the baselines that fit in memory.
 
     Return evaluations and seconds by name.
@@ -110,18 +110,18 @@ def _run_baselines(split, tell):
         try:
             found = evaluate(baseline.fit(split), split, ks=KS)
         except MemoryBudgetError as error:
-            tell(f"{baseline.name} is left out: {error}")
+            report(f"{baseline.name} is left out: {error}")
             continue
         took = time.perf_counter() - start
         evaluations[baseline.name], seconds[baseline.name] = found, round(took, 3)
         ndcg = found.metrics["NDCG@10"]
-        tell(f"{baseline.name}: NDCG@10 {ndcg:.4f}, {took:.1f} s")
+        report(f"{baseline.name}: NDCG@10 {ndcg:.4f}, {took:.1f} s")
     return evaluations, seconds
 
 
-def _run_contrec(model, split, out, tell, accelerator):
+def _run_contrec(model, split, out, report, accelerator):
     "Train, rank and save ContRec; return its evaluation and its seconds."
-    model.fit(split, folder=out, tell=tell, accelerator=accelerator)
+    model.fit(split, folder=out, report=report, accelerator=accelerator)
     start = time.perf_counter()
     evaluation = evaluate(model, split, ks=KS)
     seconds = model.seconds | {"evaluation": round(time.perf_counter() - start, 3)}
@@ -184,7 +184,7 @@ def run_job(
     resume: bool = False,  # Go on with what is there
     device: str | None = None,  # Where ContRec trains; torch's default if `None`
     source: dict | None = None,  # How the data was made, for `config.json`
-    tell=print,  # Called with a line of text for each thing that happens
+    report=print,  # Called with a line of text for each thing that happens
     # Its processes share the training of ContRec
     accelerator: Accelerator | None = None,
     # Whether a language model may be fetched, see `Backbone`
@@ -201,12 +201,12 @@ def run_job(
     with contextlib.ExitStack() as held:
         if _agree(accelerator, lambda: _claim_or_finished(out, record, resume, held)):
             if first:
-                tell(f"{out} holds a finished run.")
+                report(f"{out} holds a finished run.")
             return read_json(out / "metrics.json") if first else {}
         if not first:
             model.fit(split, folder=out, accelerator=accelerator)
             return {}
-        return _train_and_report(split, model, out, tell, accelerator)
+        return _train_and_report(split, model, out, report, accelerator)
 
 
 def _claim_or_finished(out, record, resume, held):
@@ -216,17 +216,19 @@ def _claim_or_finished(out, record, resume, held):
     return is_finished(out)
 
 
-def _train_and_report(split, model, out, tell, accelerator):
+def _train_and_report(split, model, out, report, accelerator):
     "Do all of a run after its folder is claimed; return what is in `metrics.json`."
     began = time.perf_counter()
-    tell(
+    report(
         f"{split.name}: {split.n_users:,} users, {split.n_items:,} items, "
         f"{split.n_interactions:,} interactions. {split.protocol}."
     )
     for line in split.report.lines() if split.report else ():
-        tell(line)
-    evaluations, seconds = _run_baselines(split, tell)
-    evaluations[model.name], spent = _run_contrec(model, split, out, tell, accelerator)
+        report(line)
+    evaluations, seconds = _run_baselines(split, report)
+    evaluations[model.name], spent = _run_contrec(
+        model, split, out, report, accelerator
+    )
     metrics = _metrics(split, model.config, evaluations)
     spent["report"] = _write_report(out, metrics, model, evaluations)
     total = round(time.perf_counter() - began, 3)

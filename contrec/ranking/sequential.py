@@ -313,7 +313,7 @@ class SASRec(Recommender):
             "NDCG@10"
         ].mean()
         how = (
-            {"shape": "cosine"}
+            {"lr_schedule": "cosine"}
             if self.patience is None
             else {"evaluate": validate, "patience": self.patience}
         )
@@ -328,7 +328,7 @@ class SASRec(Recommender):
             lr=self.lr,
             seed=self.seed,
             checkpoint=self.checkpoint,
-            log=log,
+            on_epoch_end=log,
             name=self.name,
             **how,
         )

@@ -114,7 +114,7 @@ class ContRec(Recommender):
         # Keeps the stages, so that a killed run resumes
         folder: str | Path | None = None,
         # Told in a line when a stage begins or ends
-        tell: Callable[[str], None] | None = None,
+        report: Callable[[str], None] | None = None,
         # Its processes share the recommender's training, on its device; one process if
         # `None`
         accelerator: Accelerator | None = None,
@@ -130,13 +130,19 @@ class ContRec(Recommender):
         self._take_checked()
         c = self.config
         stages = Stages(
-            folder, tell, log, accelerator, None if folder is None else self._context()
+            folder,
+            report,
+            log,
+            accelerator,
+            None if folder is None else self._context(),
         )
         vectors = torch.cat(
             [
                 stages.do(
                     "embeddings" if len(c.parts) == 1 else f"embeddings {part}",
-                    lambda checkpoint, note: self._embed(part, checkpoint, note),
+                    lambda checkpoint, on_epoch_end: self._embed(
+                        part, checkpoint, on_epoch_end
+                    ),
                     lambda e, path: save_tensors(
                         path.with_suffix(".safetensors"), {"items": e}
                     ),
@@ -170,8 +176,8 @@ class ContRec(Recommender):
         )
         stages.do(
             "tokenizer",
-            lambda checkpoint, note: self._tokenize(
-                network.tokenizer, vectors, "tokenizer", checkpoint, note
+            lambda checkpoint, on_epoch_end: self._tokenize(
+                network.tokenizer, vectors, "tokenizer", checkpoint, on_epoch_end
             ),
             save,
             load(network.tokenizer),
@@ -182,8 +188,12 @@ class ContRec(Recommender):
             )
             stages.do(
                 "user tokenizer",
-                lambda checkpoint, note: self._tokenize(
-                    network.user_tokenizer, users, "user tokenizer", checkpoint, note
+                lambda checkpoint, on_epoch_end: self._tokenize(
+                    network.user_tokenizer,
+                    users,
+                    "user tokenizer",
+                    checkpoint,
+                    on_epoch_end,
                 ),
                 save,
                 load(network.user_tokenizer),
@@ -193,10 +203,10 @@ class ContRec(Recommender):
         network.backbone.precision = self._precision(accelerator)
         stages.do(
             "recommender",
-            lambda checkpoint, note: self._train(
+            lambda checkpoint, on_epoch_end: self._train(
                 split,
                 checkpoint,
-                self._warning_of_the_floor(note, stages.tell),
+                self._warning_of_the_floor(on_epoch_end, stages.report),
                 accelerator,
             ),
             save,
@@ -216,13 +226,13 @@ class ContRec(Recommender):
             )
         return self
 
-    def _embed(self, part, checkpoint, note):
+    def _embed(self, part, checkpoint, on_epoch_end):
         c, known = self.config, inspect.signature(EMBEDDINGS[part]).parameters
         given = c.embedding_settings | {
             "seed": c.seed,
             "device": self.device,
             "checkpoint": checkpoint,
-            "log": note,
+            "log": on_epoch_end,
             "width": self._width(),
         }
         e = torch.from_numpy(
@@ -236,14 +246,14 @@ class ContRec(Recommender):
         # side by side weigh alike
         return e / e.square().mean().sqrt()
 
-    def _tokenize(self, tokenizer, e, name, checkpoint, note):
+    def _tokenize(self, tokenizer, e, name, checkpoint, on_epoch_end):
         fit_tokenizer(
             tokenizer,
             e.to(self.device),
             epochs=self.config.tokenizer_epochs,
             seed=self.config.seed,
             checkpoint=checkpoint,
-            log=note,
+            log=on_epoch_end,
             name=name,
         )
         return tokenizer
@@ -307,7 +317,7 @@ class ContRec(Recommender):
             else torch.float32
         )
 
-    def _train(self, split, checkpoint, note, accelerator=None):
+    def _train(self, split, checkpoint, on_epoch_end, accelerator=None):
         c, network = self.config, self.network
         long_enough = np.flatnonzero(split.train.lengths > 1)
         if not len(long_enough):
@@ -334,18 +344,18 @@ class ContRec(Recommender):
             batch_size=c.batch_size,
             accumulate=c.accumulate,
             lr=c.lr,
-            faster=dict.fromkeys(network.of_items, c.item_lr),
+            lr_multipliers=dict.fromkeys(network.of_items, c.item_lr),
             warmup=0.05,
-            shape="cosine",
+            lr_schedule="cosine",
             weight_decay=c.weight_decay,
             clip=5.0,
             ema=c.ema,
             seed=c.seed,
             evaluate=lambda: self._watch(accelerator, start),
-            every=c.validate_every,
+            eval_every=c.validate_every,
             patience=c.patience,
             checkpoint=checkpoint,
-            log=note,
+            on_epoch_end=on_epoch_end,
             name="recommender",
             accelerator=accelerator,
         )
@@ -353,17 +363,17 @@ class ContRec(Recommender):
             network.backbone.checkpoint_gradients(False)
         return network
 
-    def _warning_of_the_floor(self, note, tell):
+    def _warning_of_the_floor(self, on_epoch_end, report):
         """Pass the log's rows on, and say once if the dispersive loss has stopped
         acting.
         """
         told = []
 
         def watch(row):
-            note(row)
+            on_epoch_end(row)
             if row.get("acting_pairs", 1) < 0.01 and not told:
                 told.append(row["epoch"])
-                tell(
+                report(
                     f"recommender, epoch {row['epoch']}: the dispersive loss is at its"
                     " floor; it no longer acts. Set dispersive_normalise, or the"
                     " variant infonce_cosine."

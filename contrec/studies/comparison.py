@@ -209,7 +209,7 @@ def run_comparison(
     # On the data with its ties shuffled; settings are those of the data as it is
     shuffle_ties: bool = False,
     device: str | None = None,  # Where networks train, see `device_of`
-    tell: Callable[[str], None] = lambda line: None,  # Told in a line what is done
+    report: Callable[[str], None] = lambda line: None,  # Told in a line what is done
 ) -> pd.DataFrame:  # The records of these data sets and systems, as from `read_records`
     """Run what is missing of a comparison.
 
@@ -233,13 +233,13 @@ def run_comparison(
             "like names the data sets whose winners are tried: it needs tuned."
         )
     if tuned:
-        _tune_all(datasets, systems, folder, workers, like, device, tell)
+        _tune_all(datasets, systems, folder, workers, like, device, report)
     jobs = jobs_of(datasets, systems, seeds, folder, ties, device)
     todo = [(job,) for job in jobs if job.missing()]
     for job in jobs:
         if (job,) not in todo:
             _forget(job)
-    tell(
+    report(
         f"{len(jobs) - len(todo)} of {len(jobs)} trainings are kept from before,"
         f" {len(todo)} to do"
     )
@@ -271,7 +271,7 @@ def _is_current(folder, dataset, system):
     ) == search_of(system, folder, like)
 
 
-def _tune_all(datasets, systems, folder, workers, like, device, tell):
+def _tune_all(datasets, systems, folder, workers, like, device, report):
     """Search for every data set and part that has no search yet, or one of other
     settings.
 
@@ -286,7 +286,7 @@ def _tune_all(datasets, systems, folder, workers, like, device, tell):
     }
     for (d, p), current in kept.items():
         if not current:
-            tell(
+            report(
                 f"{p} on {d}: its search is of an earlier version, which tried other"
                 " settings, and is done again"
             )
@@ -301,7 +301,7 @@ def _tune_all(datasets, systems, folder, workers, like, device, tell):
         (d, p, settings, str(folder), device) for d, p in todo for settings in tried[p]
     ]
     if trials:
-        tell(
+        report(
             f"tuning: {len(trials)} trials for"
             f" {', '.join(f'{p} on {d}' for d, p in todo)}"
         )

@@ -281,7 +281,7 @@ def _embedded(dataset, embedding, part, settings, seed):
 
 
 class _SharedVectors(ContRec):
-    def _embed(self, part, checkpoint, note):
+    def _embed(self, part, checkpoint, on_epoch_end):
         return _embedded(
             self.split.name,
             self.config.embedding,

@@ -104,10 +104,10 @@ class Trained(Recommender):
             weight_decay=self.weight_decay,
             seed=self.seed,
             evaluate=validate,
-            every=self.every,
+            eval_every=self.every,
             patience=self.patience,
             checkpoint=self.checkpoint,
-            log=log,
+            on_epoch_end=log,
             name=self.name,
         )
         return self

@@ -241,10 +241,10 @@ def lightgcn(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
-        shape="cosine",
+        lr_schedule="cosine",
         seed=seed,
         checkpoint=checkpoint,
-        log=log,
+        on_epoch_end=log,
         name="lightgcn",
     )
     with torch.no_grad():

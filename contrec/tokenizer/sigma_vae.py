@@ -508,11 +508,11 @@ def fit_tokenizer(
         batch_size=batch_size,
         lr=lr,
         weight_decay=weight_decay,
-        shape="cosine",
+        lr_schedule="cosine",
         warmup=0.02,
         seed=seed,
         checkpoint=checkpoint,
-        log=watch,
+        on_epoch_end=watch,
         name=name,
     )
 

@@ -184,7 +184,7 @@ def test_training_finds_the_posterior_mean():
         epochs=12,
         batch_size=100,
         lr=5e-3,
-        shape="cosine",
+        lr_schedule="cosine",
     )
     mean = model.sample(torch.eye(2), steps=1, temperature=0.0)[:, 0]
     torch.testing.assert_close(

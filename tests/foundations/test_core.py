@@ -338,11 +338,11 @@ def test_resume_is_exact_with_dropout_and_evaluation(tmp_path, die_at, evaluated
             epochs=10,
             batch_size=10,
             lr=0.01,
-            shape="cosine",
+            lr_schedule="cosine",
             warmup=0.1,
             evaluate=score,
             checkpoint=checkpoint,
-            log=log,
+            on_epoch_end=log,
         )
         return net, rows
 
@@ -393,7 +393,7 @@ def interrupted_training(path, die=7, **how):
         lr=0.01,
         ema=0.9,
         checkpoint=path,
-        log=log if die else None,
+        on_epoch_end=log if die else None,
         **how,
     )
     return net, [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
@@ -590,9 +590,9 @@ def test_some_parameters_learn_faster(tmp_path):
             epochs=3,
             batch_size=64,
             lr=0.01,
-            shape="cosine",
+            lr_schedule="cosine",
             checkpoint=checkpoint,
-            log=log,
+            on_epoch_end=log,
             **more,
         )
         return dict(net.named_parameters())
@@ -601,17 +601,18 @@ def test_some_parameters_learn_faster(tmp_path):
         dict(model().named_parameters()),
         next(iter(dict(model().named_parameters()))),
     )
-    alike, faster = run(), run(faster={first: 4.0})
+    alike, faster = run(), run(lr_multipliers={first: 4.0})
     moved = lambda after, name: (after[name] - before[name]).abs().mean().item()
     assert moved(faster, first) > 2 * moved(alike, first)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "c.safetensors", 2, faster={first: 4.0})
+        run(tmp_path / "c.safetensors", 2, lr_multipliers={first: 4.0})
     for a, b in zip(
-        faster.values(), run(tmp_path / "c.safetensors", faster={first: 4.0}).values()
+        faster.values(),
+        run(tmp_path / "c.safetensors", lr_multipliers={first: 4.0}).values(),
     ):
         assert torch.equal(a, b)
     with pytest.raises(ConfigError, match="no parameter 'wieght'"):
-        run(faster={"wieght": 2.0})
+        run(lr_multipliers={"wieght": 2.0})
 
 
 def test_trap_11_the_rate_follows_the_true_number_of_steps():
@@ -622,8 +623,8 @@ def test_trap_11_the_rate_follows_the_true_number_of_steps():
         and rates[-1] < 0.01
     )
     assert rates[:5] == sorted(rates[:5])
-    with pytest.raises(ConfigError, match="unknown learning-rate shape"):
-        learning_rate(0, 1, shape="zigzag")
+    with pytest.raises(ConfigError, match="unknown learning-rate schedule"):
+        learning_rate(0, 1, schedule="zigzag")
 
 
 def test_parts_make_the_same_steps(tmp_path):
@@ -640,7 +641,7 @@ def test_parts_make_the_same_steps(tmp_path):
             epochs=3,
             batch_size=10,
             lr=0.01,
-            shape="cosine",
+            lr_schedule="cosine",
             **how,
         )
         return rows, torch.cat([p.flatten() for p in net.parameters()])
@@ -788,7 +789,7 @@ def test_trap_11_parts_do_not_change_the_rate():
                 epochs=3,
                 batch_size=10,
                 lr=0.01,
-                shape="cosine",
+                lr_schedule="cosine",
                 warmup=0.2,
                 **how,
             )
@@ -850,7 +851,7 @@ def test_resume_is_exact_with_an_average(tmp_path):
             accumulate=2,
             evaluate=lambda: -float((net(X) - Y).square().mean()),
             checkpoint=checkpoint,
-            log=log,
+            on_epoch_end=log,
         )
         return net
 

@@ -1067,7 +1067,7 @@ def test_a_dispersive_loss_at_its_floor_is_said_once(small_split):
         "dispersive_tau": 0.01,
     }
     ContRec(short(diffusion=SHORT["diffusion"] | published, epochs=4)).fit(
-        small_split, tell=said.append, log=rows.append
+        small_split, report=said.append, log=rows.append
     )
     acting = [row["acting_pairs"] for row in rows if row["stage"] == "recommender"]
     assert (
@@ -1080,7 +1080,7 @@ def test_a_dispersive_loss_at_its_floor_is_said_once(small_split):
     )
     said.clear()
     rows.clear()
-    ContRec(short(epochs=4)).fit(small_split, tell=said.append, log=rows.append)
+    ContRec(short(epochs=4)).fit(small_split, report=said.append, log=rows.append)
     assert (
         not any("floor" in line for line in said)
         and min(row["acting_pairs"] for row in rows if row["stage"] == "recommender")

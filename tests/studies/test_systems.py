@@ -151,7 +151,7 @@ def test_networks_train_where_they_are_told_to():
 def test_a_cache_hit_does_not_train(small, tmp_path):
     first = run(tmp_path, "ease", "sasrec-ce", seeds=[0])
     told = []
-    again = run(tmp_path, "ease", "sasrec-ce", seeds=[0], tell=told.append)
+    again = run(tmp_path, "ease", "sasrec-ce", seeds=[0], report=told.append)
     assert len(small["ease"].made) == len(small["sasrec-ce"].made) == 1 and told == [
         "2 of 2 trainings are kept from before, 0 to do"
     ]
@@ -268,7 +268,7 @@ def test_the_winner_of_a_search_is_not_trained_twice(small, tmp_path, monkeypatc
 def test_a_search_of_other_settings_is_done_again(small, tmp_path, monkeypatch):
     run_comparison(["small"], ["ease"], folder=tmp_path, tuned=True)
     told, was = [], len(small["ease"].made)
-    run_comparison(["small"], ["ease"], folder=tmp_path, tuned=True, tell=told.append)
+    run_comparison(["small"], ["ease"], folder=tmp_path, tuned=True, report=told.append)
     assert len(small["ease"].made) == was and not any(
         "earlier version" in line for line in told
     )
@@ -277,7 +277,7 @@ def test_a_search_of_other_settings_is_done_again(small, tmp_path, monkeypatch):
         "ease",
         SYSTEMS["ease"]._replace(search=product(regularisation=(1, 100, 1000, 5000))),
     )
-    run_comparison(["small"], ["ease"], folder=tmp_path, tuned=True, tell=told.append)
+    run_comparison(["small"], ["ease"], folder=tmp_path, tuned=True, report=told.append)
     found = json.loads((tmp_path / "tuned/small--ease.json").read_text())
     # the others' trials are kept
     assert [t["settings"]["regularisation"] for t in found["trials"]] == [
