@@ -33,7 +33,7 @@ class Popularity(Recommender):
         self.counts = split.counts.astype(np.float32)
         return self
 
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
         "The counts, once per row."
         return np.tile(self.counts, (len(histories), 1))
 
@@ -110,7 +110,7 @@ class ItemKNN(Recommender):
         )
         return self
 
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
         "Sum over the history of weight times similarity."
         return (
             histories.to_csr(self.split.n_items, recency(histories, self.decay))
@@ -199,7 +199,7 @@ class EASE(Recommender):
         self.split = split
         return self
 
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
         "The weighted history times the weights."
         return (
             histories.to_csr(self.split.n_items, recency(histories, self.decay))
@@ -276,6 +276,6 @@ class IALS(Recommender):
             (self.alpha * (seen @ self.items))[..., None],
         )[..., 0]
 
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
         "Inner products of the folded-in user with the items."
         return (self.fold_in(histories) @ self.items.T).astype(np.float32)

@@ -6,132 +6,403 @@
 __all__ = ['Recommender', 'check_recommender']
 
 # %% ../../nbs/2_ranking/02_recommender.ipynb #d0000002
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 
 from ..data.interactions import Ragged
 from ..data.split import Split
-from ..foundations.errors import ConfigError, DataError
+from ..foundations.errors import ConfigError, ContrecError, DataError
 from .metrics import TopK, top_k
 
 # %% ../../nbs/2_ranking/02_recommender.ipynb #ab180998
 class Recommender:
-    """Whatever scores items for a history.
+    """Score all items for a history.
 
-    A subclass writes `fit` and `score`, the rest follows.
+    A subclass writes `fit`, which sets `split`, and `_score`; the rest follows.
     """
 
     name = "recommender"  # In tables
-    reads_history = True  # False where an empty history is as good as any
+    reads_history = True  # False if an empty history is as good as any other
     split: Split | None = None  # What it was fitted on
 
     def fit(
         self,
         # Only its training part may be learned from; its validation part may choose
         split: Split,
-        # Called with each row of the training log, where there is training
+        # Called with each row of the training log, if there is training
         log: Callable[[dict], None] | None = None,
     ) -> "Recommender":  # Itself
         "Learn from the training part of `split`."
         raise NotImplementedError
 
-    def score(
+    def _score(
         self,
-        histories: Ragged,  # Item numbers in time order, one row per user
-        # `(n,)` numbers of known users, for a system that has user vectors; None for
-        # new users
-        users: np.ndarray | None = None,
-    ) -> np.ndarray:  # `(n, n_items)` float32, higher is better
-        "A score for every item and history."
+        histories: Ragged,  # Item numbers in time order; one row or more
+        users: np.ndarray | None,  # (n,) numbers of known users, or None
+    ) -> np.ndarray:  # (n, n_items) float32
+        "Score all items for a batch of checked histories."
         raise NotImplementedError
 
-    def _fitted(self):
-        if self.split is None:
-            raise ConfigError(
-                f"{self.name} has not been fitted. Call fit(split) first."
-            )
-        return self.split
+# %% ../../nbs/2_ranking/02_recommender.ipynb #b7c1d005
+def _check_whole(name, value, reason):
+    "Raise `ConfigError` if `value` is not a whole number of at least 1."
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < 1:
+        raise ConfigError(f"{name} is {value}. {reason}, at least 1.")
 
-    def _check_call(self, histories, k):
-        """Refuse to rank before `fit`, lists without items, and numbers that are no
-        items.
-        """
-        n_items = self._fitted().n_items
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise ConfigError(
-                f"k is {k}. A list needs a whole number of items, at least 1."
-            )
-        strange = histories.values[
-            (histories.values < 0) | (histories.values >= n_items)
-        ]
-        if len(strange):
-            raise DataError(
-                f"a history holds the item number {strange[0]}, and {self.name} knows"
-                f" the numbers 0 to {n_items - 1}."
-            )
 
-    def rank(
-        self,
-        histories: Ragged,  # Item numbers in time order, one row per user
-        k: int = 20,  # Length of the lists
-        users: np.ndarray | None = None,  # `(n,)` numbers of known users
-        # Whether the items of a history stay out of its list
-        exclude_seen: bool = True,
-        # Rows scored at once; bounds the memory, changes nothing else
-        batch_size: int = 512,
-    ) -> TopK:
-        """The `k` best items for every history, best first.
+def _check_range(values, size, owner, what):
+    "Raise `DataError` if one of `values` is not a number from 0 to `size` - 1."
+    outside = values[(values < 0) | (values >= size)]
+    if len(outside):
+        raise DataError(
+            f"{what} {outside[0]} does not exist: {owner} knows the numbers 0 to"
+            f" {size - 1}."
+        )
 
-        Raises `ConfigError` before `fit`.
-        """
-        self._check_call(histories, k)
-        parts = []
-        for start in range(0, len(histories), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(histories)))
-            batch = histories.take(rows)
-            scores = self.score(
-                batch, None if users is None else np.asarray(users)[rows]
-            )
-            parts.append(top_k(scores, k, batch if exclude_seen else None))
-        if not parts:
-            return TopK(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
-        return TopK(*(np.concatenate(column) for column in zip(*parts)))
+# %% ../../nbs/2_ranking/02_recommender.ipynb #b7c1d006
+@patch
+def _fitted(self: Recommender) -> Split:
+    "Return the split that it was fitted on; raise `ConfigError` before `fit`."
+    if self.split is None:
+        raise ConfigError(f"{self.name} has not been fitted. Call fit(split) first.")
+    return self.split
 
-    def recommend(
-        self,
-        history: Sequence[str],  # Raw item ids, oldest first, as they stand in the log
-        k: int = 10,  # How many items
-        user: str | None = None,  # Raw user id, for a known user
-    ) -> pd.DataFrame:  # Columns rank, item, title, categories, score
-        """The `k` best items that are not in `history`.
 
-        Raises `DataError` for an unknown id or an empty history.
-        """
-        split = self._fitted()
-        if isinstance(history, str):
-            raise DataError(
-                f"the history '{history}' is one text. Give a list of item ids, oldest"
-                " first."
-            )
-        if self.reads_history and len(history) == 0:
-            raise DataError(
-                f"the history is empty, and {self.name} reads nothing else. Give at"
-                " least one item id."
-            )
-        users = None if user is None else np.array([split.user_number(user)])
-        top = self.rank(Ragged.from_lists([split.item_numbers(history)]), k, users)
-        found = top.ids[0][top.ids[0] >= 0]
-        items = split.items.iloc[found]
-        return pd.DataFrame(
-            {
-                "rank": np.arange(1, len(found) + 1),
-                "item": split.item_ids[found],
-                "title": items["title"].to_numpy(),
-                "categories": [", ".join(c) for c in items["categories"]],
-                "score": top.scores[0][: len(found)],
-            }
+@patch
+def _check_call(
+    self: Recommender,
+    histories: Ragged,  # Item numbers
+    k: int = 1,  # Length of the lists
+    users: np.ndarray | None = None,  # (n,) numbers of known users
+):
+    "Raise `ConfigError` or `DataError` for a call that cannot be answered."
+    split = self._fitted()
+    _check_whole("k", k, "A list needs a whole number of items")
+    if not isinstance(histories, Ragged):
+        raise DataError(
+            f"histories are a {type(histories).__name__}. Give item numbers as"
+            " Ragged.from_lists([[...], ...])."
+        )
+    _check_range(histories.values, split.n_items, self.name, "item number")
+    if self.reads_history and (histories.lengths == 0).any():
+        raise DataError(
+            f"the history in row {histories.lengths.argmin()} is empty, and {self.name}"
+            " reads nothing else. Leave the row out, or use popularity."
+        )
+    if users is None:
+        return
+    users = np.asarray(users)
+    if users.shape != (len(histories),):
+        raise DataError(
+            f"users have the shape {users.shape}, and there are {len(histories)}"
+            " histories. Give one user number per history."
+        )
+    _check_range(users, split.n_users, self.name, "user number")
+
+# %% ../../nbs/2_ranking/02_recommender.ipynb #b7c1d008
+@patch
+def score(
+    self: Recommender,
+    histories: Ragged,  # Item numbers in time order, one row per user
+    # (n,) numbers of known users, for a system that has user vectors; None for new
+    # users
+    users: np.ndarray | None = None,
+) -> np.ndarray:  # (n, n_items) float32, higher is better
+    """Score all items for every history.
+
+    Raises `ConfigError` before `fit`, `DataError` for numbers that do not exist.
+    """
+    self._check_call(histories, users=users)
+    if len(histories) == 0:
+        return np.empty((0, self.split.n_items), np.float32)
+    return self._score(histories, None if users is None else np.asarray(users))
+
+# %% ../../nbs/2_ranking/02_recommender.ipynb #b7c1d009
+@patch
+def rank(
+    self: Recommender,
+    histories: Ragged,  # Item numbers in time order, one row per user
+    k: int = 20,  # Length of the lists
+    users: np.ndarray | None = None,  # (n,) numbers of known users
+    # Whether the items of a history stay out of its list
+    exclude_seen: bool = True,
+    # Rows scored at once; bounds the memory, changes nothing else
+    batch_size: int = 512,
+) -> TopK:
+    """Return the `k` best items for every history, best first.
+
+    Raises `ConfigError` before `fit` and for a `k` or `batch_size` below 1,
+    `DataError` for numbers that do not exist.
+    """
+    self._check_call(histories, k, users)
+    _check_whole("batch_size", batch_size, "A batch needs a whole number of rows")
+    parts = []
+    for start in range(0, len(histories), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(histories)))
+        batch = histories.take(rows)
+        known = None if users is None else np.asarray(users)[rows]
+        scores = self.score(batch, known)
+        parts.append(top_k(scores, k, batch if exclude_seen else None))
+    if not parts:
+        return TopK(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
+    return TopK(*(np.concatenate(column) for column in zip(*parts)))
+
+# %% ../../nbs/2_ranking/02_recommender.ipynb #b7c1d012
+@patch
+def recommend(
+    self: Recommender,
+    history: Sequence[str],  # Raw item ids, oldest first, as they stand in the log
+    k: int = 10,  # How many items
+    user: str | None = None,  # Raw user id, for a known user
+) -> pd.DataFrame:  # Columns rank, item, title, categories, score
+    """Return a table of the `k` best items that are not in `history`.
+
+    Raises `ConfigError` before `fit`, `DataError` for an unknown id or an empty
+    history.
+    """
+    split = self._fitted()
+    if isinstance(history, str):
+        raise DataError(
+            f"the history '{history}' is one text. Give a list of item ids, oldest"
+            " first."
+        )
+    if self.reads_history and len(history) == 0:
+        raise DataError(
+            f"the history is empty, and {self.name} reads nothing else. Give at"
+            " least one item id."
+        )
+    users = None if user is None else np.array([split.user_number(user)])
+    top = self.rank(Ragged.from_lists([split.item_numbers(history)]), k, users)
+    found = top.ids[0][top.ids[0] >= 0]
+    items = split.items.iloc[found]
+    return pd.DataFrame(
+        {
+            "rank": np.arange(1, len(found) + 1),
+            "item": split.item_ids[found],
+            "title": items["title"].to_numpy(),
+            "categories": [", ".join(c) for c in items["categories"]],
+            "score": top.scores[0][: len(found)],
+        }
+    )
+
+# %% ../../nbs/2_ranking/02_recommender.ipynb #b7c1d016
+def _require(recommender, truth, what):
+    assert truth, f"{recommender.name}: {what}"
+
+
+def _check_scores(recommender, histories, users):
+    "Check shape, type, and that a row's scores do not depend on the other rows."
+    scores = recommender.score(histories, users)
+    shape = (len(users), recommender.split.n_items)
+    _require(
+        recommender,
+        isinstance(scores, np.ndarray) and scores.dtype == np.float32,
+        "scores are not a float32 array",
+    )
+    _require(
+        recommender,
+        scores.shape == shape,
+        f"scores have the shape {scores.shape}, not {shape}",
+    )
+    _require(recommender, not np.isnan(scores).any(), "some scores are NaN")
+    _require(
+        recommender,
+        np.array_equal(scores, recommender.score(histories, users)),
+        "the same call twice gives different scores",
+    )
+    largest = float(np.abs(scores[np.isfinite(scores)]).max())
+
+    def is_close(a, b):
+        return np.allclose(a, b, rtol=1e-3, atol=1e-4 * max(1.0, largest))
+
+    back = users[::-1].copy()
+    _require(
+        recommender,
+        is_close(recommender.score(histories.take(back), back)[::-1], scores),
+        "the order of the rows in a batch changes their scores",
+    )
+    for row in users[:4]:
+        alone = recommender.score(histories.take([row]), np.array([row]))
+        _require(
+            recommender,
+            is_close(alone[0], scores[row]),
+            "a row alone is scored differently than in a batch",
+        )
+
+# %% ../../nbs/2_ranking/02_recommender.ipynb #b7c1d017
+def _check_lists(recommender, histories, users):
+    "Check the order of the lists, and that no list shows a seen item or one twice."
+    top = recommender.rank(histories, 20, users, batch_size=7)
+    _require(
+        recommender,
+        top.ids.shape == top.scores.shape == (len(users), 20),
+        f"lists have the shape {top.ids.shape}",
+    )
+    for user, ids in zip(users, top.ids):
+        found = ids[ids >= 0]
+        _require(
+            recommender,
+            not np.isin(found, histories[user]).any(),
+            "a list shows an item of its own history",
+        )
+        _require(
+            recommender,
+            len(np.unique(found)) == len(found),
+            "a list shows an item twice",
+        )
+    _require(
+        recommender,
+        (np.diff(np.nan_to_num(top.scores, neginf=-1e30), axis=1) <= 0).all(),
+        "a list is not in the order of its scores",
+    )
+
+# %% ../../nbs/2_ranking/02_recommender.ipynb #b7c1d018
+def _check_table(recommender, ids):
+    "Check the table of `recommend` for a history of raw item ids."
+    split, table = recommender.split, recommender.recommend(ids, 7)
+    _require(
+        recommender,
+        list(table.columns) == ["rank", "item", "title", "categories", "score"]
+        and table["rank"].tolist() == list(range(1, len(table) + 1)),
+        "recommend() gives another table than agreed",
+    )
+    _require(
+        recommender,
+        len(table) == min(7, split.n_items - len(set(ids)))
+        and not set(table["item"]) & set(ids),
+        "recommend() shows what was seen, or too few items",
+    )
+    titles = dict(zip(split.item_ids, split.items["title"]))
+    _require(
+        recommender,
+        table["title"].tolist() == [titles[i] for i in table["item"]],
+        "recommend() has the wrong titles",
+    )
+
+# %% ../../nbs/2_ranking/02_recommender.ipynb #b7c1d020
+def _check_refused(recommender, error, what, says, call, *args, **options):
+    "Check that a call raises `error`, with `says` in its message."
+    try:
+        call(*args, **options)
+    except error as raised:
+        _require(
+            recommender,
+            says in str(raised),
+            f"{what} is refused without a word about '{says}'",
+        )
+    except Exception as raised:
+        _require(recommender, False, f"{what} raises {type(raised).__name__}: {raised}")
+    else:
+        _require(recommender, False, f"{what} is not refused")
+
+
+def _check_before_fit(recommender, ids):
+    "Check that nothing can be asked before `fit`."
+    unfitted, histories = copy.copy(recommender), Ragged.from_lists([[0]])
+    unfitted.split = None
+    for call, value in (
+        (unfitted.score, histories),
+        (unfitted.rank, histories),
+        (unfitted.recommend, ids),
+    ):
+        _check_refused(
+            recommender,
+            ConfigError,
+            f"{call.__name__} before fit",
+            "has not been fitted",
+            call,
+            value,
+        )
+
+# %% ../../nbs/2_ranking/02_recommender.ipynb #b7c1d021
+def _check_bad_calls(recommender, ids):
+    "Check that bad values of `k`, unknown numbers and unknown ids are refused."
+    split, one = recommender.split, Ragged.from_lists([[0]])
+
+    def refused(error, what, says, call, *args, **options):
+        _check_refused(recommender, error, what, says, call, *args, **options)
+
+    for k in (0, -1, 2.5, True, "5"):
+        refused(ConfigError, f"k = {k!r}", "k is", recommender.rank, one, k)
+        refused(ConfigError, f"k = {k!r}", "k is", recommender.recommend, ids, k)
+    for number in (-1, split.n_items):
+        outside = Ragged.from_lists([[0], [number]])
+        for call in (recommender.score, recommender.rank):
+            refused(DataError, f"the item number {number}", str(number), call, outside)
+    for users in ([-1], [split.n_users], [0, 0]):
+        for call in (recommender.score, recommender.rank):
+            refused(DataError, f"users = {users}", "user", call, one, users=users)
+    unknown = "no such item"
+    refused(
+        DataError,
+        "an unknown item id",
+        unknown,
+        recommender.recommend,
+        [*ids, unknown],
+    )
+    refused(
+        DataError,
+        "an unknown user id",
+        "no such user",
+        recommender.recommend,
+        ids,
+        user="no such user",
+    )
+
+# %% ../../nbs/2_ranking/02_recommender.ipynb #b7c1d022
+def _check_borders(recommender):
+    "Check calls without histories, and lists longer than the catalogue."
+    n_items, none = recommender.split.n_items, Ragged.from_lists([])
+    _require(
+        recommender,
+        recommender.score(none).shape == (0, n_items)
+        and recommender.rank(none, 3).ids.shape == (0, 3),
+        "no histories do not give an empty result",
+    )
+    unknown = Ragged.from_lists([[0], [1, 0]])
+    scores, top = recommender.score(unknown), recommender.rank(unknown, n_items + 2)
+    _require(
+        recommender,
+        scores.shape == (2, n_items),
+        "a history of an unknown user cannot be scored",
+    )
+    _require(
+        recommender,
+        top.ids.shape == (2, n_items + 2)
+        and (top.ids[:, n_items:] == -1).all()
+        and (top.scores[:, n_items:] == -np.inf).all(),
+        "lists longer than the catalogue are not filled with -1 and -inf",
+    )
+
+
+def _check_empty_histories(recommender):
+    "Check that an empty history is refused by what reads histories only."
+    some, n_items = Ragged.from_lists([[0], []]), recommender.split.n_items
+    if not recommender.reads_history:
+        _require(
+            recommender,
+            recommender.score(some).shape == (2, n_items)
+            and len(recommender.recommend([], 3)) == min(3, n_items),
+            "an empty history gives too few items",
+        )
+        return
+    for call, value in (
+        (recommender.score, some),
+        (recommender.rank, some),
+        (recommender.recommend, []),
+    ):
+        _check_refused(
+            recommender,
+            DataError,
+            f"an empty history in {call.__name__}",
+            "is empty",
+            call,
+            value,
         )
 
 # %% ../../nbs/2_ranking/02_recommender.ipynb #e2e571a4
@@ -140,98 +411,18 @@ def check_recommender(
     split: Split,  # What it was fitted on
     rows: int = 24,  # Users to try
 ) -> None:
-    """What every recommender must hold to, whatever is inside.
+    """Check what every recommender must hold to, whatever is inside.
 
-    Raises `AssertionError` saying what does not.
+    Raises `AssertionError` that says what does not hold.
     """
-
-    def need(truth, what):
-        assert truth, f"{recommender.name}: {what}"
-
+    _require(recommender, recommender.split is split, "fit does not set `split`")
     users = np.arange(min(rows, split.n_users))
     histories = split.histories("test").take(users)
-    scores = recommender.score(histories, users)
-    close = lambda a, b: np.allclose(
-        a,
-        b,
-        rtol=1e-3,
-        atol=1e-4 * max(1.0, float(np.abs(scores[np.isfinite(scores)]).max())),
-    )
-    need(
-        isinstance(scores, np.ndarray) and scores.dtype == np.float32,
-        "scores are not a float32 array",
-    )
-    need(
-        scores.shape == (len(users), split.n_items),
-        f"scores have the shape {scores.shape}, not {(len(users), split.n_items)}",
-    )
-    need(not np.isnan(scores).any(), "some scores are NaN")
-    need(
-        np.array_equal(scores, recommender.score(histories, users)),
-        "the same call twice gives different scores",
-    )
-    back = users[::-1].copy()
-    need(
-        close(recommender.score(histories.take(back), back)[::-1], scores),
-        "the order of the rows in a batch changes their scores",
-    )
-    need(
-        all(
-            close(
-                recommender.score(histories.take(users[i : i + 1]), users[i : i + 1])[
-                    0
-                ],
-                scores[i],
-            )
-            for i in range(4)
-        ),
-        "a row alone is scored differently than in a batch",
-    )
-    top = recommender.rank(histories, 20, users, batch_size=7)
-    need(
-        top.ids.shape == top.scores.shape == (len(users), 20),
-        f"lists have the shape {top.ids.shape}",
-    )
-    need(
-        all(not np.isin(top.ids[i], histories[i]).any() for i in users),
-        "a list shows an item of its own history",
-    )
-    need(
-        all(
-            len(np.unique(found)) == len(found)
-            for found in (r[r >= 0] for r in top.ids)
-        ),
-        "a list shows an item twice",
-    )
-    need(
-        (np.diff(np.nan_to_num(top.scores, neginf=-1e30), axis=1) <= 0).all(),
-        "a list is not in the order of its scores",
-    )
-    new = Ragged.from_lists([[0], [1, 0]])
-    need(
-        recommender.score(new).shape == (2, split.n_items),
-        "a history of nobody known cannot be scored",
-    )
     ids = split.item_ids[histories[0][-5:]].tolist()
-    table = recommender.recommend(ids, 7)
-    need(
-        list(table.columns) == ["rank", "item", "title", "categories", "score"]
-        and table["rank"].tolist() == list(range(1, len(table) + 1)),
-        "recommend() gives another table than agreed",
-    )
-    need(
-        len(table) == min(7, split.n_items - len(set(ids)))
-        and not set(table["item"]) & set(ids),
-        "recommend() shows what was seen, or too few items",
-    )
-    titles = dict(zip(split.item_ids, split.items["title"]))
-    need(
-        table["title"].tolist() == [titles[i] for i in table["item"]],
-        "recommend() has the wrong titles",
-    )
-    try:
-        recommender.recommend(ids + ["no such item"])
-    except DataError:
-        pass
-    else:
-        need(False, "an unknown item id is not refused")
+    _check_scores(recommender, histories, users)
+    _check_lists(recommender, histories, users)
+    _check_table(recommender, ids)
+    _check_before_fit(recommender, ids)
+    _check_bad_calls(recommender, ids)
+    _check_borders(recommender)
+    _check_empty_histories(recommender)

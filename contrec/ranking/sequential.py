@@ -344,6 +344,6 @@ class SASRec(Recommender):
         return last_state(self.model(ids), ids)
 
     @torch.no_grad()
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
         "Inner products of the last hidden state with the items."
         return (self.hidden(histories) @ self.model.items.weight.T).cpu().numpy()

@@ -472,13 +472,12 @@ class ContRec(Recommender):
             condition, c.steps, c.guidance, c.samples, c.temperature, c.method, noise
         )
 
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
         """Scores of all items.
 
         Log-mean-exp over the generated preferences of cosine / temperature, with the
         text's score added where the settings say so.
         """
-        self._fitted()
         catalogue, index, preference = self.generate(histories)
         latent = index.scores(preference)
         if self.network.foretold is not None:
@@ -511,7 +510,7 @@ class ContRec(Recommender):
 
         With an index other than `exact` only the items that it visits are scored.
         """
-        self._check_call(histories, k)
+        self._check_call(histories, k, users)
         if self.config.index == "exact" or not len(histories):
             return super().rank(histories, k, users, exclude_seen, batch_size)
         batches = [

@@ -166,6 +166,7 @@ class Fused(Recommender):
             depth,
         )
         self.name = " + ".join(part.name for part in parts)
+        self.reads_history = any(part.reads_history for part in parts)
 
     def fit(self, split: Split, log: Callable[[dict], None] | None = None) -> "Fused":
         """Fit the parts, then ask validation for the weights.
@@ -195,12 +196,11 @@ class Fused(Recommender):
             torch.from_numpy(np.asarray(part.score(histories, users))), self.depth
         )
 
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
         """The weighted sum of minus the logarithms of the places.
 
         -inf where a part that counts has no place for an item.
         """
-        self._fitted()
         return sum(
             w * self._places(part, histories, users)
             for part, w in zip(self.parts, self.chosen.weights)

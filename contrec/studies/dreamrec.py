@@ -207,6 +207,6 @@ class DreamRec(Trained):
             )
         return x
 
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
         "Inner products of the generated vector with the items'."
         return (self.generate(histories) @ self.model.vectors.detach().T).cpu().numpy()

@@ -26,7 +26,7 @@ from ..tokenizer.embeddings import LightGCN, history_vectors
 
 # %% ../../nbs/8_studies/01_factor_models.ipynb #92af035e
 class Trained(Recommender):
-    "A recommender around a torch module; a subclass gives `build`, `loss` and `score`."
+    "A recommender around a torch module; a subclass gives `build`, `loss` and `_score`."
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class BPR(Trained):
         return self
 
     @torch.no_grad()
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
         """Inner products of the user's vector, or of what the history says that it
         would be, with the items.
         """

@@ -103,7 +103,7 @@ class GRU4Rec(Trained):
         return steps_of(rows)
 
     @torch.no_grad()
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
         "Inner products of the last state with the items."
         self.model.eval()
         ids = torch.as_tensor(
@@ -252,7 +252,7 @@ class BERT4Rec(Trained):
         return SequenceLoss(F.cross_entropy(self.model.logits(hidden), batch[gaps]))
 
     @torch.no_grad()
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
         "What it guesses for a hidden place behind the history."
         self.model.eval()
         ids = torch.as_tensor(

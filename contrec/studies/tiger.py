@@ -352,7 +352,7 @@ class TIGER(Trained):
         "Items of each window: all are spelled, the first one too."
         return (rows >= 0).sum(1)
 
-    def score(self, histories: Ragged, users: np.ndarray | None = None) -> np.ndarray:
+    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
         """Log-probabilities of what the beam search finds where everything may be
         shown, -inf for all else.
         """

@@ -96,15 +96,25 @@ def test_contract(fitted, split):
     check_recommender(fitted, split)
 
 
-def test_an_empty_history_among_others_changes_nothing(fitted, split):
-    "A row without items gives finite scores and leaves the other rows alone."
-    rows = Ragged.from_lists([[], [3, 4, 5], []])
+def test_a_short_history_among_others_changes_nothing(fitted, split):
+    "Rows of one item give finite scores and leave the other rows alone."
+    rows = Ragged.from_lists([[7], [3, 4, 5], [7]])
     scores = fitted.score(rows)
     assert np.isfinite(scores).all() and scores.shape == (3, split.n_items)
     np.testing.assert_allclose(
         scores[1], fitted.score(Ragged.from_lists([[3, 4, 5]]))[0], rtol=1e-3, atol=1e-5
     )
     np.testing.assert_allclose(scores[0], scores[2], rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_history_is_refused_where_histories_are_read(fitted, split):
+    rows = Ragged.from_lists([[3, 4, 5], []])
+    if not fitted.reads_history:
+        assert fitted.score(rows).shape == (2, split.n_items)
+        return
+    for call in (fitted.score, fitted.rank):
+        with pytest.raises(DataError, match="the history in row 1 is empty"):
+            call(rows)
 
 
 def test_fitting_twice_gives_the_same(split):
@@ -435,7 +445,7 @@ def test_a_killed_training_ends_with_the_same_scores(split, tmp_path):
 
 def test_ranking_in_pieces_and_with_known_users(split):
     class ByUser(Recommender):
-        name = "by user"
+        name, reads_history = "by user", False
 
         def score(self, histories, users=None):
             return np.eye(split.n_items, dtype=np.float32)[users % split.n_items]
@@ -559,7 +569,7 @@ class Broken(EASE):
 
     def recommend(self, history, k=10, user=None):
         if self.how == "unknown":
-            history = [i for i in history if i in self.split.item_ids]
+            history = [i for i in history if i in self._fitted().item_ids]
         table = super().recommend(history, k, user)
         return table.assign(title="?") if self.how == "titles" else table
 

@@ -14,7 +14,7 @@ from contrec.data.interactions import Ragged
 from contrec.data.reading import from_frame
 from contrec.data.split import leave_one_out
 from contrec.foundations.errors import CheckpointError, ConfigError, ContrecError
-from contrec.ranking import evaluation as module
+from contrec.ranking import records
 from contrec.ranking.beyond_accuracy import (
     beyond_accuracy,
     by_group,
@@ -277,7 +277,7 @@ def test_a_kill_between_the_files_leaves_no_record(split, tmp_path, monkeypatch)
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "write_json", killed)
+    monkeypatch.setattr(records, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         write_record(tmp_path, result(split, 6), 0, {})
     assert find_record(tmp_path, split, "fixed", 0, {}) is None
@@ -351,7 +351,7 @@ def test_commit_follows_the_repository(tmp_path, monkeypatch):
     source = package / "__init__.py"
     source.write_text("")
     spec = type("Spec", (), {"origin": str(source)})
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(records.importlib.util, "find_spec", lambda name: spec)
     assert commit() is None
     git("init", "-q")
     assert commit() is None  # Not tracked: someone else's repository
@@ -395,12 +395,9 @@ def test_memory_and_random_state_are_those_of_the_gpu_that_was_named(monkeypatch
     import torch
 
     import contrec.foundations.trainer
-    import contrec.ranking.evaluation
 
     asked = []
-    monkeypatch.setattr(
-        contrec.ranking.evaluation, "device_name", lambda device=None: "a GPU"
-    )
+    monkeypatch.setattr(records, "device_name", lambda device=None: "a GPU")
     monkeypatch.setattr(
         torch.cuda, "reset_peak_memory_stats", lambda device=None: asked.append(device)
     )
