@@ -30,12 +30,12 @@ from contrec.ranking.records import (
     write_record,
 )
 from ..retrieval.rank_fusion import Fused
-from .runner import side_by_side
+from .runner import side_by_side, study_folder
 from .systems import FUSED, SYSTEMS, _known, _parts, count_numbers, make
 from contrec.studies.tuning import (
-    _alone,
     _fit,
     _read_search,
+    _training_lock,
     _trial,
     _tried,
     _tuned_path,
@@ -193,8 +193,30 @@ def _forget(job):
     for work in (Path(job.folder) / "unfinished").glob(f"{glob.escape(name)}*"):
         if work.is_dir():
             # Another process may train there
-            with contextlib.suppress(ConfigError), _alone(work):
+            with contextlib.suppress(ConfigError), _training_lock(work):
                 shutil.rmtree(work, ignore_errors=True)
+
+
+def _run_missing(jobs, workers, report):
+    """Train what has no record yet.
+
+    Raises `TrainingError` at the end if some trainings failed.
+    """
+    todo = [job for job in jobs if job.missing()]
+    for job in jobs:
+        if job not in todo:
+            _forget(job)
+    report(
+        f"{len(jobs) - len(todo)} of {len(jobs)} trainings are kept from before,"
+        f" {len(todo)} to do"
+    )
+    ends = side_by_side(run_job, [(job,) for job in todo], workers, "comparison")
+    failed = [reason for reason in ends if reason]
+    if failed:
+        raise TrainingError(
+            f"{len(failed)} of {len(todo)} trainings failed, the others are kept. The"
+            f" first: {failed[0]}"
+        )
 
 
 def run_comparison(
@@ -232,26 +254,11 @@ def run_comparison(
         raise ConfigError(
             "like names the data sets whose winners are tried: it needs tuned."
         )
-    if tuned:
-        _tune_all(datasets, systems, folder, workers, like, device, report)
-    jobs = jobs_of(datasets, systems, seeds, folder, ties, device)
-    todo = [(job,) for job in jobs if job.missing()]
-    for job in jobs:
-        if (job,) not in todo:
-            _forget(job)
-    report(
-        f"{len(jobs) - len(todo)} of {len(jobs)} trainings are kept from before,"
-        f" {len(todo)} to do"
-    )
-    failed = [
-        reason
-        for reason in side_by_side(run_job, todo, workers, "comparison")
-        if reason
-    ]
-    if failed:
-        raise TrainingError(
-            f"{len(failed)} of {len(todo)} trainings failed, the others are kept. The"
-            f" first: {failed[0]}"
+    with study_folder(folder):
+        if tuned:
+            _tune_all(datasets, systems, folder, workers, like, device, report)
+        _run_missing(
+            jobs_of(datasets, systems, seeds, folder, ties, device), workers, report
         )
     table = read_records(folder)
     return table[

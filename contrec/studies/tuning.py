@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from ..data.datasets import load_split
 from ..data.split import Split
 from ..foundations.errors import CheckpointError, ConfigError, TrainingError
 from ..foundations.files import read_json, write_json
 from ..foundations.schema import Schema, read_checked
+from ..foundations.storage import locked
 from ..ranking.evaluation import evaluate
 from ..ranking.records import config_hash, measured
 from ..recommender.contrec import ContRec
-from .runner import run_once
+from .runner import run_once, study_folder
 from .systems import BUDGET, SYSTEMS, make
 
 # %% ../../nbs/8_studies/11_tuning.ipynb #4de44054
@@ -74,23 +74,15 @@ def _work(folder, split, system, settings, seed):
     )
 
 
-@contextlib.contextmanager
-def _alone(folder):
-    "Nobody else may train the same meanwhile: both would write the same checkpoints."
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{folder}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise ConfigError(
-            f"{folder.name} is being trained by another process. Wait for it or stop"
-            " it, then run this again."
-        ) from error
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+def _training_lock(
+    folder,  # Where a training keeps its checkpoints
+):
+    "Hold a training: two processes would write the same checkpoints."
+    return locked(
+        folder.with_name(f"{folder.name}.lock"),
+        f"{folder.name} is being trained by another process. Wait for it or stop"
+        " it, then run this again.",
+    )
 
 
 def _fit(recommender, split, folder):
@@ -104,7 +96,7 @@ def _fit(recommender, split, folder):
         hasattr(recommender, "checkpoint"),
     )
     with (
-        _alone(folder) if contrec or resumes else contextlib.nullcontext(),
+        _training_lock(folder) if contrec or resumes else contextlib.nullcontext(),
         measured(getattr(recommender, "device", None)) as cost,
     ):
         if resumes:
@@ -222,9 +214,11 @@ def tune(
     """
     options = search_of(system, folder, like)
     if trials is None:
-        trials = [
-            _trial(dataset, system, settings, folder) for settings in _tried(options)
-        ]
+        with study_folder(folder):
+            trials = [
+                _trial(dataset, system, settings, folder)
+                for settings in _tried(options)
+            ]
     scores = [-np.inf if t["failed"] else t["metrics"]["NDCG@10"] for t in trials]
     if scores and max(scores) == -np.inf:
         raise TrainingError(

@@ -1,6 +1,15 @@
-"Ablations: nothing runs twice, a kill loses at most one run, and effects are what a hand computation says."
+"""Test ablations.
+
+Nothing runs twice, a kill loses at most one run, and effects are those of a
+computation by hand.
+"""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -15,7 +24,8 @@ from contrec.foundations.errors import (
     ContrecError,
     TrainingError,
 )
-from contrec.studies import ablation
+from contrec.foundations.storage import is_temporary
+from contrec.studies import ablation, experiments
 from contrec.studies.ablation import Study, read_study, run_study
 from contrec.studies.experiments import nested
 from contrec.studies.runner import ablate, grid, read_ablation, run_once
@@ -373,11 +383,12 @@ def test_a_bad_grid_file_is_told(tmp_path, change, message):
 
 @pytest.fixture
 def small_world(monkeypatch, small_split):
-    for cached in ablation._vectors, ablation._trained:
+    for cached in experiments._vectors, experiments._trained:
         cached.cache_clear()
-    monkeypatch.setattr(ablation, "load_split", lambda name: small_split)
+    for module in ablation, experiments:
+        monkeypatch.setattr(module, "load_split", lambda name: small_split)
     yield
-    for cached in ablation._vectors, ablation._trained:
+    for cached in experiments._vectors, experiments._trained:
         cached.cache_clear()
 
 
@@ -504,7 +515,7 @@ def test_what_is_inside_a_model_has_its_limits(small_world, small_split):
             epochs=1, tokenizer_epochs=3, embedding_settings={"width": 8}, max_items=8
         )
     ).fit(small_split)
-    found = ablation.inside(model, samples=4, steps=2)
+    found = experiments.inside(model, samples=4, steps=2)
     assert (
         0 < found["sample diversity"] < 1.4
         and 1 <= found["hidden rank"] <= 256
@@ -529,7 +540,7 @@ def test_a_study_of_words_tells_what_its_parts_tell(small_world, small_split):
         lm_weight=1.0,
         text_encoder=None,
     )
-    found = ablation.text_run(
+    found = experiments.text_run(
         {"dataset": "small", "preset": "contrec", "score": "sentence", **settings}, 0
     )
     model = ContRec(preset("contrec", **settings)).fit(small_split)
@@ -579,7 +590,7 @@ def test_a_recipe_is_taken_apart_into_what_its_parts_tell(small_world, small_spl
     from contrec.retrieval.rank_fusion import Fused
 
     settings = dict(epochs=2, tokenizer_epochs=3, embedding_settings={"width": 8})
-    found = ablation.recipe_run(
+    found = experiments.recipe_run(
         {
             "dataset": "small",
             "preset": "contrec",
@@ -617,3 +628,151 @@ def test_a_recipe_is_taken_apart_into_what_its_parts_tell(small_world, small_spl
         found["weight of EASE"],
         found["weight of item-kNN"],
     ) == both.chosen.weights
+
+
+NEEDED = {  # Kind of run -> settings that it needs, and a value of each
+    "tokenizer": {"input": 8, "steps": 4, "tokenizer": {"kind": "SigmaVAE"}},
+    "model": {"preset": "contrec"},
+    "readout": {"preset": "contrec"},
+    "speed": {"preset": "contrec", "users": 4},
+    "text": {"preset": "contrec", "score": "sentence"},
+    "cold": {"preset": "contrec"},
+    "recipe": {
+        "preset": "contrec",
+        "ease": {"regularisation": 10},
+        "item-knn": {"neighbours": 5},
+    },
+}
+
+
+def write_grid(path, run, fixed, **changes):
+    "Write a grid file with one seed and no factors."
+    grid = {
+        "run": run,
+        "datasets": ["ml-100k"],
+        "fixed": fixed,
+        "default": {"epochs": 1},
+        "factors": {},
+        "seeds": [0],
+    }
+    path.write_text(json.dumps(grid | changes))
+
+
+def test_every_kind_of_run_says_what_it_needs():
+    assert set(NEEDED) == set(ablation.RUNS) == set(ablation.SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "run,missing", [(run, name) for run, some in NEEDED.items() for name in some]
+)
+def test_a_missing_setting_is_named_with_its_file(tmp_path, capsys, run, missing):
+    from contrec.interface import cli
+
+    path = tmp_path / "grid.json"
+    write_grid(path, run, NEEDED[run])
+    assert read_study(path).run == run
+    fixed = {name: value for name, value in NEEDED[run].items() if name != missing}
+    write_grid(path, run, fixed)
+    assert cli.main(["ablate", str(path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"{path}: " in said and f"the field '{missing}' is missing" in said
+    assert len(said.strip().splitlines()) <= 2 and "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "run,changes,message",
+    [
+        ("tokenizer", {"steps": 0}, "steps is 0. It must be at least 1"),
+        ("tokenizer", {"input": "8"}, "input is '8'. It must be a whole number"),
+        ("tokenizer", {"tokenizer": {}}, "the field 'tokenizer.kind' is missing"),
+        ("tokenizer", {"tokenizer": {"kind": "VAF"}}, "unknown tokenizer 'VAF'"),
+        ("model", {"tokenizer": {"width": 4}}, "'tokenizer.kind' is missing"),
+        ("model", {"preset": "contrek"}, "Did you mean 'contrec'?"),
+        ("speed", {"users": None}, "users is None. It must be a whole number"),
+        ("readout", {"train": 3}, "train is 3. It must be an object"),
+        ("recipe", {"ease": 10}, "ease is 10. It must be an object"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_file(tmp_path, run, changes, message):
+    path = tmp_path / "grid.json"
+    write_grid(path, run, NEEDED[run] | changes)
+    with pytest.raises(ConfigError, match=re.escape(message)) as refused:
+        read_study(path)
+    assert str(refused.value).startswith(f"{path}: ")
+
+
+def test_the_last_configuration_is_checked_before_the_first_runs(tmp_path):
+    path = tmp_path / "grid.json"
+    factors = {"factors": {"steps": [8, 0]}, "default": {"steps": 4}}
+    write_grid(path, "tokenizer", NEEDED["tokenizer"], **factors)
+    with pytest.raises(ConfigError, match="steps is 0"):
+        read_study(path)
+    study = Study(
+        "tokenizer", ["nowhere"], NEEDED["tokenizer"], **factors, seeds=[0]
+    )  # Written in Python, not read from a file
+    with pytest.raises(ConfigError, match="steps is 0"):
+        run_study(study, tmp_path / "out")
+
+
+LEFT = ".0123456789abcdef.part"  # The name of a temporary file
+
+
+def test_a_study_removes_what_a_killed_one_left(tmp_path):
+    places = ("", "tuned", "tuned/trials", "unfinished/small--ease--0--abc")
+    for place in places:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / LEFT).touch()
+    dead = tmp_path / ".study-0123456789abcdef.lock"
+    dead.touch()  # Nobody holds it
+    (tmp_path / "notes").mkdir()
+    others = [tmp_path / "notes" / LEFT, tmp_path / "my.part", tmp_path / ".x.part"]
+    for path in others:
+        path.touch()
+    ablate(noisy, {"a": 0}, {}, [0], tmp_path)
+    assert not any((tmp_path / place / LEFT).exists() for place in places)
+    assert not dead.exists() and not list(tmp_path.glob(".study*"))
+    assert all(path.exists() for path in others)  # Not the study's
+
+
+def test_a_study_leaves_the_files_of_one_that_still_works(tmp_path):
+    holder = (
+        "import sys, time\n"
+        "from contrec.studies.runner import study_folder\n"
+        "with study_folder(sys.argv[1]):\n"
+        "    print('begun', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", holder, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline() == "begun\n"
+            (tmp_path / LEFT).touch()
+            ablate(noisy, {"a": 0}, {}, [0], tmp_path)
+            assert (tmp_path / LEFT).exists()
+        finally:
+            other.kill()  # SIGKILL: its lock file stays behind
+    assert list(tmp_path.glob(".study-*.lock"))
+    ablate(noisy, {"a": 0}, {}, [0], tmp_path)
+    assert not (tmp_path / LEFT).exists() and not list(tmp_path.glob(".study*"))
+
+
+def test_a_killed_write_leaves_nothing_after_the_next_start(tmp_path):
+    killed = (
+        "import os, signal, sys\n"
+        "from contrec.studies.runner import ablate\n"
+        "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.replace = die\n"
+        "ablate(lambda c, s: {'m': 1.0}, {'a': 0}, {}, [0], sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", killed, str(tmp_path)], timeout=300)
+    assert done.returncode == -signal.SIGKILL
+    assert [p for p in tmp_path.iterdir() if is_temporary(p)]
+    ablate(noisy, {"a": 0}, {}, [0], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_study_in_a_folder_that_cannot_be_written_is_read(tmp_path, monkeypatch):
+    first = ablate(noisy, {"a": 0}, {}, [0], tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    pd.testing.assert_frame_equal(first, ablate(noisy, {"a": 0}, {}, [0], tmp_path))

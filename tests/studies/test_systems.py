@@ -1,4 +1,8 @@
-"The runner: a kill loses at most an epoch, nothing runs twice, tuning is written down, fusions share their parts, and names are checked first."
+"""Test the comparison and its search for settings.
+
+A kill loses at most an epoch, nothing is trained twice, the search is written down,
+fusions share their parts, and names are checked first.
+"""
 
 import json
 from dataclasses import replace
@@ -20,9 +24,9 @@ from contrec.ranking.evaluation import evaluate
 from contrec.ranking.linear import EASE, Popularity
 from contrec.ranking.records import read_records
 from contrec.retrieval.rank_fusion import Fused
-from contrec.studies import comparison as systems
-from contrec.studies import sequence_models as peers
+from contrec.studies import comparison, factor_models, tables, tuning
 from contrec.studies.comparison import Job, jobs_of, run_comparison
+from contrec.studies.runner import study_folder
 from contrec.studies.sequence_models import GRU4Rec
 from contrec.studies.systems import BUDGET, FUSED, SYSTEMS, System, make, product
 from contrec.studies.tables import beyond, overview, searches, verdict
@@ -49,7 +53,7 @@ def small(small_split, monkeypatch):
             raise DataError(f"unknown dataset '{name}'.")
         return replace(small_split, name=name)
 
-    monkeypatch.setattr(systems, "load_split", load)
+    monkeypatch.setattr(tuning, "load_split", load)
     split_of.cache_clear()
     made = {
         "ease": Counted(EASE),
@@ -169,9 +173,9 @@ def test_other_settings_or_another_split_are_another_run(small, tmp_path, monkey
     )
     run(tmp_path, "ease")
     assert [m["regularisation"] for m in small["ease"].made] == [10, 11]
-    load = systems.load_split
+    load = tuning.load_split
     monkeypatch.setattr(
-        systems, "load_split", lambda name, ties: replace(load(name), sha256="0" * 64)
+        tuning, "load_split", lambda name, ties: replace(load(name), sha256="0" * 64)
     )
     split_of.cache_clear()
     run(tmp_path, "ease")
@@ -183,7 +187,7 @@ def test_a_kill_in_the_middle_and_resume_gives_equal_records(
     small, tmp_path, monkeypatch, kill
 ):
     "Killed in an epoch of the first or of the second training."
-    real, calls = peers.per_user, []
+    real, calls = factor_models.per_user, []
 
     def killing(*arguments):
         calls.append(1)
@@ -191,7 +195,7 @@ def test_a_kill_in_the_middle_and_resume_gives_equal_records(
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(peers, "per_user", killing)
+    monkeypatch.setattr(factor_models, "per_user", killing)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", "sasrec-ce", "popularity", seeds=[0, 1])
     assert list((tmp_path / "killed/unfinished").glob("*/training.safetensors"))
@@ -239,8 +243,10 @@ def test_tuning_is_written_down_and_used(small, small_split, tmp_path):
 
 
 def test_the_winner_of_a_search_is_not_trained_twice(small, tmp_path, monkeypatch):
-    real, calls = peers.per_user, []
-    monkeypatch.setattr(peers, "per_user", lambda *a: calls.append(1) or real(*a))
+    real, calls = factor_models.per_user, []
+    monkeypatch.setattr(
+        factor_models, "per_user", lambda *a: calls.append(1) or real(*a)
+    )
     tune("small", "sasrec-ce", tmp_path)
     searched = len(calls)
     # the loser's is gone
@@ -352,13 +358,13 @@ def test_a_large_set_tries_what_won_on_the_small_ones(small, tmp_path):
 
 
 def test_a_killed_search_goes_on(small, tmp_path, monkeypatch):
-    def killing(dataset, system, settings, *more, real=systems._trial):
+    def killing(dataset, system, settings, *more, real=tuning._trial):
         if settings == {"regularisation": 1000}:
             raise KeyboardInterrupt
         return real(dataset, system, settings, *more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(systems, "_trial", killing)
+        patched.setattr(comparison, "_trial", killing)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, "ease", tuned=True)
     assert (
@@ -371,7 +377,7 @@ def test_a_killed_search_goes_on(small, tmp_path, monkeypatch):
 
 
 def test_two_processes_do_not_train_the_same(small, small_split, tmp_path):
-    work = systems._work(
+    work = tuning._work(
         tmp_path, replace(small_split, name="small"), "sasrec-ce", {}, 0
     )
     work.parent.mkdir()
@@ -391,7 +397,7 @@ def test_two_processes_do_not_train_the_same(small, small_split, tmp_path):
 def test_two_processes_may_do_the_same_where_no_checkpoint_is_kept(
     small, small_split, tmp_path
 ):
-    work = systems._work(
+    work = tuning._work(
         tmp_path,
         replace(small_split, name="small"),
         "ease",
@@ -401,6 +407,24 @@ def test_two_processes_may_do_the_same_where_no_checkpoint_is_kept(
     work.parent.mkdir()
     with FileLock(f"{work}.lock"):
         assert len(run(tmp_path, "ease", seeds=[0])) == 1
+
+
+def test_a_comparison_removes_what_a_killed_one_left(small, tmp_path):
+    work = tmp_path / "unfinished/large--ease--0--abc"
+    work.mkdir(parents=True)
+    left = [
+        place / ".0123456789abcdef.part"
+        for place in (tmp_path, tmp_path / "tuned/trials", work)
+    ]
+    left[1].parent.mkdir(parents=True)
+    with study_folder(tmp_path):  # Somebody works there
+        for path in left:
+            path.touch()
+        run(tmp_path, "ease", tuned=True)
+        assert all(path.exists() for path in left)
+    run(tmp_path, "ease", tuned=True)
+    assert not any(path.exists() for path in left)
+    assert not list(tmp_path.glob(".study*"))
 
 
 def test_searches_that_fail_or_do_not_fit(small, tmp_path, monkeypatch):
@@ -511,7 +535,9 @@ def test_parts_that_fusions_share_are_trained_once_and_go_on_after_a_kill(
     monkeypatch.setitem(FUSED, "one", {"gru4rec": 1, "ease": 1})
     calls, count = (
         [],
-        lambda *arguments, real=peers.per_user: calls.append(0) or real(*arguments),
+        lambda *arguments, real=factor_models.per_user: (
+            calls.append(0) or real(*arguments)
+        ),
     )
 
     def killing(*arguments):
@@ -519,14 +545,14 @@ def test_parts_that_fusions_share_are_trained_once_and_go_on_after_a_kill(
             raise KeyboardInterrupt
         return count(*arguments)
 
-    monkeypatch.setattr(peers, "per_user", killing)
+    monkeypatch.setattr(factor_models, "per_user", killing)
     # in the third epoch of the last part
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, "one", "two", seeds=[1])
     assert list(
         (tmp_path / "unfinished").glob("*--gru4rec--*/sasrec-ce/training.safetensors")
     )
-    monkeypatch.setattr(peers, "per_user", count)
+    monkeypatch.setattr(factor_models, "per_user", count)
     records = run(
         tmp_path, "one", "two", "gru4rec", "sasrec-ce", "ease", seeds=[1]
     ).set_index("system")
@@ -551,7 +577,7 @@ def test_controls_have_the_same_priors_in_any_order():
         "contrec+recency+sasrec",
         "contrec+recency+sasrec+gru4rec",
     )
-    found = {name: systems._controls(name, own) for name in own}
+    found = {name: tables._controls(name, own) for name in own}
     assert found == {
         "contrec": [],
         "contrec+ease": ["sasrec+ease"],
