@@ -279,7 +279,7 @@ def _conditions(model, catalogue, keep=256):
 # -> (1, samples, d) preferences, as the model draws them with these settings (pairs of
 # name and value)
 def _sampled(model, condition, readout):
-    return model.with_readout(**dict(readout)).sample(condition)
+    return model.with_decoding(**dict(readout)).sample(condition)
 
 
 def _unit(x):

@@ -41,7 +41,7 @@ from ..foundations.files import load_tensors, read_json, save_tensors, write_jso
 from ..foundations.hub import load_text
 from ..foundations.random import seeded
 from ..foundations.run_folder import Stages, item_table_sha256, run_record
-from ..foundations.schema import Schema, shown
+from ..foundations.schema import Schema, read_checked, shown
 from contrec.foundations.storage import (
     MANIFEST,
     atomic_folder,
@@ -61,7 +61,7 @@ from contrec.language_model.prompts import (
 from ..ranking.metrics import TopK, per_user
 from ..ranking.recommender import Recommender
 from ..ranking.sequential import windows
-from .config import EMBEDDINGS, PRESETS, READOUT, Config
+from .config import DECODING, EMBEDDINGS, PRESETS, Config
 from .network import Network
 from ..retrieval.fusion import WeightChoice, calibrate, choose_weight, fuse
 from ..retrieval.index import ItemIndex
@@ -684,19 +684,19 @@ class ContRec(Recommender):
         )
         return table.assign(text=self.network.say(rows, catalogue, shown).texts)
 
-    def with_readout(
+    def with_decoding(
         self,
-        **changes,  # Some of `READOUT`
+        **changes,  # Some of `DECODING`
     ) -> "ContRec":  # Shares everything else with this one, which stays as it is
-        """The same fitted model, read out differently.
+        """Return the same fitted model with other decoding settings.
 
         Raises `ConfigError` for a setting that belongs to training.
         """
-        trained = set(changes) - set(READOUT)
+        trained = set(changes) - set(DECODING)
         if trained:
             raise ConfigError(
                 f"'{sorted(trained)[0]}' cannot be changed after training. What can be:"
-                f" {', '.join(READOUT)}."
+                f" {', '.join(DECODING)}."
             )
         # a lambda belongs to its score
         if {"text_score", "text_encoder"} & set(changes):
@@ -963,7 +963,7 @@ def _context(self: ContRec) -> dict:
     trained = {
         name: value
         for name, value in asdict(self.config).items()
-        if name not in READOUT or name == "seed"
+        if name not in DECODING or name == "seed"
     }
     return run_record(self.split, trained, base_model=self.base_model())
 
@@ -1052,13 +1052,8 @@ class CatalogueFile(Schema):
 
 def _read_catalogue(path):
     "The catalogue, checked: ids are there once."
-    value = read_json(path)
-    check(
-        CatalogueFile,
-        value,
-        str(path),
-        CheckpointError,
-        "Restore the folder, or train again.",
+    value = read_checked(
+        path, CatalogueFile, CheckpointError, "Restore the folder, or train again."
     )
     for what, ids in (
         ("user", value["users"]),
@@ -1269,7 +1264,7 @@ def from_pretrained(
 @patch(cls_method=True)
 def fitted(
     cls: ContRec,
-    config: Config,  # How it must have been trained, and how it is to be read out
+    config: Config,  # How it must have been trained, and how it decodes
     split: Split,  # What it must have been fitted on
     folder: str | Path,  # Where the model is kept: beside it nothing else
     device: str | torch.device | None = None,  # As in the constructor
@@ -1289,7 +1284,7 @@ def fitted(
     different = [
         f.name
         for f in fields(Config)
-        if (f.name not in READOUT or f.name == "seed")
+        if (f.name not in DECODING or f.name == "seed")
         and getattr(model.config, f.name) != getattr(config, f.name)
     ] + ["split"] * (model.split.sha256 != split.sha256)
     if different:
@@ -1297,10 +1292,10 @@ def fitted(
             f"{folder} keeps a model with another {different[0]}. Name another folder,"
             " or delete this one."
         )
-    return model.with_readout(
+    return model.with_decoding(
         **{
             name: getattr(config, name)
-            for name in READOUT
+            for name in DECODING
             if getattr(config, name) not in (getattr(model.config, name), None)
         }
     )

@@ -132,7 +132,7 @@ def hybrid_table(
     if model.config.text_score == "none":
         raise ConfigError(
             "this model has no text score. Use"
-            " model.with_readout(text_score='likelihood') or 'sentence'."
+            " model.with_decoding(text_score='likelihood') or 'sentence'."
         )
     histories, targets = split.histories(part), split.targets(part)
     ranks = {name: [] for name in ("latent only", "text only", "both")}

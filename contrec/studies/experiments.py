@@ -159,7 +159,7 @@ def model_run(
         )
     model = ContRec(whole).fit(split)
     test, valid = evaluate(model, split), evaluate(model, split, "valid")
-    sampled = evaluate(model.with_readout(samples=16, steps=4, temperature=1.0), split)
+    sampled = evaluate(model.with_decoding(samples=16, steps=4, temperature=1.0), split)
     return {
         **{k: test.metrics[k] for k in ("NDCG@10", "HR@10", "NDCG@20")},
         "valid NDCG@10": valid.metrics["NDCG@10"],
@@ -190,7 +190,7 @@ def text_run(
             split, log=note
         )
     began, mine = time.process_time(), [r["stage"] == "recommender" for r in rows]
-    speaking = model.with_readout(text_score=score, text_weight=0.0)
+    speaking = model.with_decoding(text_score=score, text_weight=0.0)
     valid, test = hear(speaking, split, "valid"), hear(speaking, split)
     weight = choose_weight(
         valid.latent, valid.text, split.valid, split.histories("valid")
@@ -367,7 +367,7 @@ def _read_out(config, seed):
             config.pop("preset"),
             json.dumps(config.pop("train", {}), sort_keys=True),
             seed,
-        ).with_readout(**config),
+        ).with_decoding(**config),
         at_once,
         users,
     )
@@ -375,7 +375,7 @@ def _read_out(config, seed):
 
 def readout_run(
     # `dataset`, `preset`, `train` (other settings of the training); all else are
-    # settings of `contrec.recommender.config.READOUT`
+    # settings of `contrec.recommender.config.DECODING`
     config: Mapping,
     seed: int,  # Of training and sampling
     # Metrics on test, NDCG@10 on validation to choose by, and coverage

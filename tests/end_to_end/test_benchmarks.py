@@ -345,7 +345,7 @@ def language_model_speed(backbone="smollm2-135m", users=128, rows=16):
     }
     network.eval()
     asked = split.histories("test").take(np.arange(users))
-    speaking = model.with_readout(text_score="sentence", text_weight=0.1)
+    speaking = model.with_decoding(text_score="sentence", text_weight=0.1)
     speaking.rank(asked.take(np.arange(2)), 10)  # Warm: the encoder reads the catalogue
     model._ready = speaking._ready
     one = asked.take([0]).last(20)

@@ -713,7 +713,7 @@ def test_a_models_own_words_give_its_own_list(split, settings):
     )
     playground = Playground(model)
     c = model.config
-    speechless, moved = model.with_readout(text_weight=0.0), 0
+    speechless, moved = model.with_decoding(text_weight=0.0), 0
     for u in range(0, split.n_users, 17):
         view = playground.view(
             split.user_ids[u],
@@ -830,10 +830,10 @@ def test_trap_15_words_help_what_they_speak_for(explorables):
     ).all() and float(words.max()) == float(said.max())
 
 
-def test_with_readout_shares_the_network_and_refuses_training(model, split):
-    other = model.with_readout(samples=4, temperature=1.0)
+def test_with_decoding_shares_the_network_and_refuses_training(model, split):
+    other = model.with_decoding(samples=4, temperature=1.0)
     assert other.network is model.network and model.config.samples == 1
-    warmer = model.with_readout(similarity_temperature=0.5)
+    warmer = model.with_decoding(similarity_temperature=0.5)
     rows = split.histories("test").take(np.arange(5))
     # One sample: cosine / tau
     np.testing.assert_allclose(
@@ -841,9 +841,9 @@ def test_with_readout_shares_the_network_and_refuses_training(model, split):
     )
     for name in "epochs", "max_items", "tokenizer", "nonsense":
         with pytest.raises(ConfigError, match=name):
-            model.with_readout(**{name: 3})
+            model.with_decoding(**{name: 3})
     with pytest.raises(ConfigError, match="temperature 0"):
-        model.with_readout(samples=4)
+        model.with_decoding(samples=4)
 
 
 def test_choosing_a_user_fills_in_the_history(explorables, split):

@@ -277,7 +277,7 @@ def test_failed_parses_are_counted_and_never_fatal(explained, small_split):
             said.failures == len(histories) - len(histories) // 4
             and said.cut == len(histories) // 2
         )
-        scores = explained.with_readout(
+        scores = explained.with_decoding(
             text_score="sentence", text_encoder=None, text_weight=0.5
         ).score(histories)
     assert np.isfinite(scores).all()
@@ -287,7 +287,7 @@ def test_failed_parses_are_counted_and_never_fatal(explained, small_split):
 def test_text_scores_prefer_the_kind_that_the_model_names(
     explained, small_split, score, share
 ):
-    model = explained.with_readout(
+    model = explained.with_decoding(
         text_score=score, text_encoder=None, text_weight=50.0
     )
     histories = small_split.histories("test")
@@ -295,12 +295,12 @@ def test_text_scores_prefer_the_kind_that_the_model_names(
     says_odd = np.array(["odd" in c for c in explained.answers(histories).categories])
     assert (kind[model.rank(histories, 5).ids] == says_odd[:, None]).mean() > share
     assert np.array_equal(
-        model.with_readout(text_weight=0.0).score(histories), explained.score(histories)
+        model.with_decoding(text_weight=0.0).score(histories), explained.score(histories)
     )
 
 
 def test_lambda_is_chosen_on_validation_and_saved(explained, small_split, tmp_path):
-    model = explained.with_readout(text_score="likelihood")
+    model = explained.with_decoding(text_score="likelihood")
     choice = model.choose_text_weight()
     assert (
         model.config.text_weight == choice.weight
@@ -308,11 +308,11 @@ def test_lambda_is_chosen_on_validation_and_saved(explained, small_split, tmp_pa
         and choice.curve[choice.weight] == max(choice.curve.values())
     )
     elsewhere = dataclasses.replace(small_split, test=small_split.test[::-1].copy())
-    again = explained.with_readout(text_score="none")
+    again = explained.with_decoding(text_score="none")
     again.split = elsewhere
     # the test items have no say
     assert (
-        again.with_readout(text_score="likelihood").config.text_weight == choice.weight
+        again.with_decoding(text_score="likelihood").config.text_weight == choice.weight
     )
     model.save_pretrained(tmp_path)
     loaded = ContRec.from_pretrained(tmp_path)
@@ -347,7 +347,7 @@ def test_an_item_without_categories_is_neither_preferred_nor_lost(small_split):
 def test_another_index_finds_the_same_lists(model, small_split, kind):
     exact, found = (
         model.rank(small_split.histories("test"), 5).ids,
-        model.with_readout(index=kind).rank(small_split.histories("test"), 5).ids,
+        model.with_decoding(index=kind).rank(small_split.histories("test"), 5).ids,
     )
     assert (exact == found).mean() > 0.98
 
@@ -476,7 +476,7 @@ def test_new_items_are_recommended_from_their_text(explained, small_split, tmp_p
             "text": ["", ""],
         }
     )
-    larger = explained.with_readout(text_encoder=None).with_items(new)
+    larger = explained.with_decoding(text_encoder=None).with_items(new)
     assert larger.split.n_items == 42 and explained.split.n_items == 40
     old, wide = (
         explained.score(small_split.histories("test")),
@@ -748,7 +748,7 @@ def test_items_with_a_scale_of_their_own(small_split, tmp_path):
     np.testing.assert_allclose(
         found.score(histories), by_hand.detach(), rtol=1e-4, atol=1e-4
     )
-    flat = found.with_readout(index="flat").rank(histories, 5)
+    flat = found.with_decoding(index="flat").rank(histories, 5)
     np.testing.assert_array_equal(flat.ids, found.rank(histories, 5).ids)
     found.save_pretrained(tmp_path / "m")
     np.testing.assert_array_equal(
@@ -757,7 +757,7 @@ def test_items_with_a_scale_of_their_own(small_split, tmp_path):
     new = pd.DataFrame(
         {"item": ["new"], "title": ["New"], "categories": [("odd",)], "text": [""]}
     )
-    larger = found.with_readout(text_encoder=None).with_items(new)
+    larger = found.with_decoding(text_encoder=None).with_items(new)
     np.testing.assert_allclose(
         larger.score(histories)[:, :-1], found.score(histories), rtol=1e-4, atol=1e-4
     )
@@ -1248,7 +1248,7 @@ def test_a_kept_model_is_trained_once_and_belongs_to_its_settings(
     histories = small_split.histories("test")
     assert (
         np.array_equal(
-            first.score(histories), again.with_readout(guidance=0.0).score(histories)
+            first.score(histories), again.with_decoding(guidance=0.0).score(histories)
         )
         and again.config.guidance == 1.0
     )
@@ -1328,7 +1328,7 @@ def test_new_items_in_two_batches_are_those_of_one(small_split, tmp_path, change
 
 
 def test_new_items_that_cannot_be_added_are_named(model, small_split):
-    ready = model.with_readout(text_encoder=None)
+    ready = model.with_decoding(text_encoder=None)
     for items, says in (
         (new_items(["a", "a"]), "'a' is twice"),
         (new_items([]), "no new items"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import contrec.recommender.config
 import contrec.recommender.contrec
 from contrec.data.interactions import Ragged
 from contrec.diffusion.diffusion import PRESETS as DIFFUSION_PRESETS
@@ -268,7 +269,7 @@ def test_what_cannot_be_built_is_refused_before_anything_is_trained_or_written(
         monkeypatch.setitem(contrec.recommender.config.EMBEDDINGS, name, never)
     monkeypatch.setattr(contrec.recommender.contrec, "fit_tokenizer", never)
     monkeypatch.setattr(
-        contrec.recommender.contrec, "_check_embedding", lambda config: None
+        contrec.recommender.config, "_check_embedding", lambda config: None
     )
     if "max_items" in changes:  # longer than the language model can read
         long = Ragged.from_lists([np.arange(9000) % small_split.n_items] * 3)

@@ -100,7 +100,7 @@ def test_the_three_rankings_are_those_of_the_models(model, small_split, score):
     """`latent only` and `both` equal the ranking by the model itself without and with
     its text score.
     """
-    fused = model.with_readout(text_score=score, text_weight=0.3)
+    fused = model.with_decoding(text_score=score, text_weight=0.3)
     table = hybrid_table(fused, small_split, ks=(10,))
     assert list(table.index) == ["latent only", "text only", "both"]
     for name, system in (("latent only", model), ("both", fused)):

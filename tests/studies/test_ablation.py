@@ -549,7 +549,7 @@ def test_a_study_of_words_tells_what_its_parts_tell(small_world, small_split):
     ) and np.isclose(
         found["valid NDCG@10"], evaluate(model, small_split, "valid").metrics["NDCG@10"]
     )
-    speaking = model.with_readout(text_score="sentence")
+    speaking = model.with_decoding(text_score="sentence")
     assert speaking.config.text_weight == found["weight"]
     table, said = hybrid_table(speaking, small_split), text_accuracy(model, small_split)
     for row, name in (("latent only", ""), ("text only", " text"), ("both", " both")):
