@@ -41,6 +41,7 @@ from .split import Split, leave_one_out
 from ..foundations.errors import CheckpointError, ContrecError, DataError
 from ..foundations.files import atomic_path, check_readable, sync
 from ..foundations.files import sha256 as file_sha256
+from ..foundations.schema import shown
 from ..foundations.storage import locked
 
 # %% ../../nbs/1_data/04_datasets.ipynb #9388f83f
@@ -491,7 +492,7 @@ def _dataset(name):
     close = difflib.get_close_matches(str(name).lower(), known, 1, 0.4)
     hint = f" Did you mean '{known[close[0]]}'?" if close else ""
     raise DataError(
-        f"unknown dataset '{name}'.{hint} There are {', '.join(DATASETS)}. For a log of"
+        f"unknown dataset {shown(name)}.{hint} There are {', '.join(DATASETS)}. For a log of"
         " your own use read_log in Python, --data FILE on the command line."
     )
 

@@ -202,9 +202,18 @@ class RunRecord(Schema):
     split_sha256: str
     ks: list[Annotated[int, Field(ge=1, le=1_000_000)]] = Field(min_length=1)
     metrics: dict[str, float]
+    config: dict[str, Any] = {}
+    config_hash: str | None = None
+    commit: str | None = None
     device: str | None = None
+    seconds: float | None = None
+    peak_mb: float | None = None
+    users_per_second: float | None = None
+    parameters: int | None = None
+    n_users: int | None = None
+    unreachable: int | None = None
     versions: dict[str, Any] = {}
-    beyond: dict[str, Any] = {}
+    beyond: dict[str, float | None] = {}
 
 
 def _read_record(path):
