@@ -69,7 +69,7 @@ from ..studies.ablation import read_study, run_study
 from ..studies.comparison import run_comparison
 from ..studies.statistics import effects, summary
 from ..studies.systems import FUSED, SYSTEMS
-from ..studies.tables import overview, verdict
+from ..studies.tables import comparison_table, contrast_table
 from ..tokenizer.embeddings import linear_memory
 
 # %% ../../nbs/9_interface/12_cli.ipynb #2d1d2a1b
@@ -613,11 +613,11 @@ def compare_command(args):
     note = ", ties shuffled" if args.shuffle_ties else ""
     if args.shuffle_ties:  # alone, these data sets need no names of their own
         shown = shown.assign(dataset=shown["dataset"].str.partition(",")[0])
-    for dataset, rows in overview(shown).groupby("dataset", sort=False):
+    for dataset, rows in comparison_table(shown).groupby("dataset", sort=False):
         rows = rows.drop(columns="dataset").dropna(axis=1, how="all")
         text = rows.to_string(index=False, float_format=_number)
         print(f"\n{dataset}{note}\n{text}")
-    for row in verdict(shown).to_dict("records"):
+    for row in contrast_table(shown).to_dict("records"):
         print("\n" + _VERDICT.format_map(row))
 
 

@@ -31,7 +31,14 @@ from contrec.ranking.records import (
 )
 from ..retrieval.rank_fusion import Fused
 from .runner import side_by_side, study_folder
-from .systems import FUSED, SYSTEMS, _known, _parts, count_numbers, make
+from contrec.studies.systems import (
+    FUSED,
+    SYSTEMS,
+    _known,
+    _parts,
+    count_parameters,
+    make,
+)
 from contrec.studies.tuning import (
     _fit,
     _read_search,
@@ -118,7 +125,7 @@ def _record(job, system, recommender, cost):
         job.config(system),
         cost,
         beyond,
-        count_numbers(recommender),
+        count_parameters(recommender),
     )
 
 # %% ../../nbs/8_studies/12_comparison.ipynb #f1b5010b

@@ -30,7 +30,7 @@ from contrec.studies.tiger import (
     CodeModel,
     beam_search,
     break_collisions,
-    remember,
+    prefill,
     trie,
 )
 
@@ -528,8 +528,8 @@ def test_codes_see_no_padding(fitted, split):
     )
     with torch.no_grad():
         torch.testing.assert_close(
-            remember(model, words)[0][:, :4],
-            remember(model, words[:, :4])[0],
+            prefill(model, words)[0][:, :4],
+            prefill(model, words[:, :4])[0],
             rtol=1e-4,
             atol=1e-5,
         )

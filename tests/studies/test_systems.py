@@ -29,7 +29,12 @@ from contrec.studies.comparison import Job, jobs_of, run_comparison
 from contrec.studies.runner import study_folder
 from contrec.studies.sequence_models import GRU4Rec
 from contrec.studies.systems import BUDGET, FUSED, SYSTEMS, System, make, product
-from contrec.studies.tables import beyond, overview, searches, verdict
+from contrec.studies.tables import (
+    beyond_accuracy_table,
+    comparison_table,
+    contrast_table,
+    search_table,
+)
 from contrec.studies.tuning import search_of, settings_of, split_of, tune
 
 
@@ -233,7 +238,7 @@ def test_tuning_is_written_down_and_used(small, small_split, tmp_path):
     made = sum(len(s.made) for s in small.values())
     run(tmp_path, "ease", "sasrec-ce", "popularity", tuned=True, seeds=[1])
     assert sum(len(s.made) for s in small.values()) == made
-    table = searches(tmp_path).set_index("system")
+    table = search_table(tmp_path).set_index("system")
     assert (
         table.loc["ease", "trials"] == 3
         and table.loc["ease", "best"]
@@ -592,7 +597,7 @@ def test_shuffled_ties_stand_beside(small, tmp_path):
     records = run(tmp_path, "ease", "popularity", shuffle_ties=True)
     assert set(records["dataset"]) == {"small, ties shuffled"}
     both = read_records(tmp_path)
-    table = overview(both).set_index("system")
+    table = comparison_table(both).set_index("system")
     assert len(both) == 4 and table["ties shuffled"].to_dict() == pytest.approx(
         records.set_index("system")["NDCG@10"].to_dict()
     )
@@ -602,9 +607,9 @@ def test_shuffled_ties_stand_beside(small, tmp_path):
         )
     )
     # those are another row's ties
-    assert overview(other)["ties shuffled"].isna().all()
+    assert comparison_table(other)["ties shuffled"].isna().all()
     with pytest.raises(ConfigError, match="all of data with shuffled ties"):
-        overview(records)
+        comparison_table(records)
 
 
 def test_the_page_is_made_from_records(small, tmp_path):
@@ -617,7 +622,7 @@ def test_the_page_is_made_from_records(small, tmp_path):
         "popularity",
         seeds=[0],
     )
-    page = verdict(records, ours=("sasrec+recency", "sasrec+ease"))
+    page = contrast_table(records, ours=("sasrec+recency", "sasrec+ease"))
     means = records.set_index("system")["NDCG@10"]
     best = means[["ease", "popularity"]].idxmax()  # a fusion is no single baseline
     assert page[["system", "against", "other"]].values.tolist() == [
@@ -633,15 +638,15 @@ def test_the_page_is_made_from_records(small, tmp_path):
             and 0 < row["p"] <= 1
         )
     assert (
-        verdict(records, ours=()).empty
-        and verdict(
+        contrast_table(records, ours=()).empty
+        and contrast_table(
             records[records["system"] == "sasrec+ease"], ours=("sasrec+ease",)
         ).empty
     )
     # two priors have no control
-    assert verdict(records, ours=("recency",))["other"].tolist() == [best]
+    assert contrast_table(records, ours=("recency",))["other"].tolist() == [best]
     assert (
-        beyond(records)["system"].tolist()
+        beyond_accuracy_table(records)["system"].tolist()
         == means.sort_values(ascending=False).index.tolist()
     )
 
