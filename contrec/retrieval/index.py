@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCK', 'log_mean_exp', 'ItemIndex']
 
-# %% ../../nbs/6_retrieval/01_index.ipynb #d0000002
+# %% ../../nbs/6_retrieval/01_index.ipynb #edc90001
 import faiss
 import numpy as np
 import torch
@@ -16,18 +16,65 @@ from ..data.interactions import Ragged
 from ..foundations.errors import ConfigError, DataError
 from ..ranking.metrics import TopK, top_k
 
-# %% ../../nbs/6_retrieval/01_index.ipynb #912e857a
+# %% ../../nbs/6_retrieval/01_index.ipynb #edc90005
 def log_mean_exp(
     x: torch.Tensor,  # (b, s, n)
 ) -> torch.Tensor:  # (b, n)
-    "Logarithm of the mean over the `s` samples of `exp(x)` (paper map, section 5)."
+    "Compute the logarithm of the mean of `exp(x)` over the `s` samples (section 5)."
     return x.logsumexp(1) - np.log(x.shape[1])
 
-# %% ../../nbs/6_retrieval/01_index.ipynb #3916515c
-class ItemIndex:
-    """Item latents that can be scored and searched with sets of samples.
+# %% ../../nbs/6_retrieval/01_index.ipynb #edc90007
+def _check_options(kind, metric, temperature, ef_search, nprobe):
+    "Raise `ConfigError` for options that `ItemIndex` does not know."
+    if kind not in ItemIndex.kinds:
+        raise ConfigError(
+            f"unknown kind of index '{kind}'. Choose one of"
+            f" {', '.join(ItemIndex.kinds)}."
+        )
+    if metric not in ItemIndex.metrics:
+        raise ConfigError(f"unknown metric '{metric}'. Choose cosine or inner.")
+    if not temperature > 0:
+        raise ConfigError(
+            f"the temperature of an index must be above 0, not {temperature}."
+        )
+    for name, value, owner in (
+        ("ef_search", ef_search, "hnsw"),
+        ("nprobe", nprobe, "ivf"),
+    ):
+        if value is not None and kind != owner:
+            raise ConfigError(
+                f"{name}={value} has no meaning for the index '{kind}', only for"
+                f" '{owner}'. Leave it out."
+            )
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be 1 or more, not {value}.")
 
-    Raises `ConfigError` or `DataError` for input that makes no sense.
+
+def _check_latents(latents, scale):
+    "Raise for item latents (n_items, d) or scales (n_items,) that cannot be used."
+    if latents.ndim != 2 or len(latents) == 0:
+        raise ConfigError(
+            "item latents must have the shape (n_items, d), not"
+            f" {tuple(latents.shape)}."
+        )
+    bad = (~latents.isfinite()).any(1).nonzero()
+    if len(bad):
+        raise DataError(
+            f"the latent of item {bad[0].item()} is not finite ({len(bad)} such"
+            " items). Train the tokenizer again, or look at its log."
+        )
+    shaped = scale is None or scale.shape == latents.shape[:1]
+    if not shaped or (scale is not None and not scale.isfinite().all()):
+        raise ConfigError(
+            f"scale must be one finite number per item ({len(latents)}); its shape"
+            f" is {tuple(scale.shape)}."
+        )
+
+# %% ../../nbs/6_retrieval/01_index.ipynb #edc90008
+class ItemIndex:
+    """Score and search item latents with sets of samples.
+
+    Raises `ConfigError` or `DataError` for input that cannot be used.
     """
 
     kinds, metrics = ("exact", "flat", "hnsw", "ivf"), ("cosine", "inner")
@@ -38,95 +85,62 @@ class ItemIndex:
         kind: str = "exact",  # `exact`, or a FAISS index: `flat`, `hnsw` or `ivf`
         metric: str = "cosine",  # `cosine`, or `inner` for the inner product
         temperature: float = 0.1,  # The tau of log-mean-exp, above 0
-        # How many candidates `hnsw` keeps in mind (64), or how many lists `ivf` reads
-        # (a quarter of them)
-        effort: int | None = None,
+        ef_search: int | None = None,  # FAISS' efSearch for `hnsw`; 64 if `None`
+        # FAISS' nprobe for `ivf`; a quarter of its lists if `None`
+        nprobe: int | None = None,
         # (n_items,) factor on each item's similarity; 1 if `None`
         scale: torch.Tensor | None = None,
     ):
-        if kind not in self.kinds:
-            raise ConfigError(
-                f"unknown kind of index '{kind}'. Choose one of"
-                f" {', '.join(self.kinds)}."
-            )
-        if metric not in self.metrics:
-            raise ConfigError(f"unknown metric '{metric}'. Choose cosine or inner.")
-        if not temperature > 0:
-            raise ConfigError(
-                f"the temperature of an index must be above 0, not {temperature}."
-            )
-        if effort is not None and kind not in ("hnsw", "ivf"):
-            raise ConfigError(
-                f"effort={effort} means nothing to the index '{kind}', which searches"
-                " everything. Leave it out."
-            )
+        _check_options(kind, metric, temperature, ef_search, nprobe)
         latents = torch.as_tensor(latents).detach().float()
-        if latents.ndim != 2 or len(latents) == 0:
-            raise ConfigError(
-                "item latents must have the shape (n_items, d), not"
-                f" {tuple(latents.shape)}."
-            )
-        bad = (~latents.isfinite()).any(1).nonzero()
-        if len(bad):
-            raise DataError(
-                f"the latent of item {bad[0].item()} is not finite ({len(bad)} such"
-                " items). Train the tokenizer again, or look at its log."
-            )
+        _check_latents(latents, scale)
         self.kind, self.metric, self.temperature = kind, metric, temperature
-        if scale is not None and (
-            scale.shape != latents.shape[:1] or not scale.isfinite().all()
-        ):
-            raise ConfigError(
-                f"scale must be one finite number per item ({len(latents)}); its shape"
-                f" is {tuple(scale.shape)}."
-            )
-        self.items = (
-            self._scale(latents)
-            if scale is None
-            else self._scale(latents) * scale.detach().to(latents)[:, None]
-        )
-        self._faiss = None if kind == "exact" else self._build()
-        self.effort = (
-            effort
-            or {"hnsw": lambda: 64, "ivf": lambda: -(-self._faiss.nlist // 4)}.get(
-                kind, lambda: None
-            )()
-        )
+        self.items = self._normalise(latents)
+        if scale is not None:
+            self.items = self.items * scale.detach().to(latents)[:, None]
+        self._faiss = None if kind == "exact" else self._build_faiss()
+        self.ef_search = (ef_search or 64) if kind == "hnsw" else None
+        quarter = -(-self._faiss.nlist // 4) if kind == "ivf" else None
+        self.nprobe = nprobe or quarter
 
-    def _scale(self, x):
+    def _normalise(self, x):
+        "Divide rows by their length if the metric is the cosine."
         return (
             torch.nn.functional.normalize(x, dim=-1) if self.metric == "cosine" else x
         )
 
-    def _query(self, query):
-        query = torch.as_tensor(query).detach().to(self.items)
-        if (
-            query.ndim != 3
-            or query.shape[1] == 0
-            or query.shape[2] != self.items.shape[1]
-        ):
-            raise ConfigError(
-                f"a query must have the shape (users, samples, {self.items.shape[1]}),"
-                f" not {tuple(query.shape)}."
-            )
-        bad = (~query.isfinite()).flatten(1).any(1).nonzero()
-        if len(bad):
-            raise DataError(
-                f"the query of row {bad[0].item()} is not finite ({len(bad)} such"
-                " rows). Sampling has diverged: look at the training log."
-            )
-        return self._scale(query)
+# %% ../../nbs/6_retrieval/01_index.ipynb #edc90009
+@patch
+def _checked_query(self: ItemIndex, query):
+    "Return a query (b, s, d) on the items' device, normalised; raise if it is bad."
+    query = torch.as_tensor(query).detach().to(self.items)
+    width = self.items.shape[1]
+    if query.ndim != 3 or query.shape[1] == 0 or query.shape[2] != width:
+        raise ConfigError(
+            f"a query must have the shape (users, samples, {width}),"
+            f" not {tuple(query.shape)}."
+        )
+    bad = (~query.isfinite()).flatten(1).any(1).nonzero()
+    if len(bad):
+        raise DataError(
+            f"the query of row {bad[0].item()} is not finite ({len(bad)} such"
+            " rows). Sampling has diverged: look at the training log."
+        )
+    return self._normalise(query)
 
-# %% ../../nbs/6_retrieval/01_index.ipynb #3b48c6f7
+# %% ../../nbs/6_retrieval/01_index.ipynb #edc90011
 BLOCK = 2**25  # Most numbers of an intermediate array: 128 MiB in float32
 
 
-def _blocks(n, size):
-    return np.array_split(np.arange(n), max(1, -(-n * size // BLOCK)))
+def _blocks(n_rows, numbers_per_row):
+    "Split row numbers into blocks whose arrays stay below `BLOCK` numbers."
+    n_blocks = max(1, -(-n_rows * numbers_per_row // BLOCK))
+    return np.array_split(np.arange(n_rows), n_blocks)
 
 
 @patch
-def _scores(self: ItemIndex, query):  # As `_query` returns it
+def _score_checked(self: ItemIndex, query):
+    "Score every item for a query that `_checked_query` returned."
     blocks = _blocks(len(query), query.shape[1] * len(self.items))
     return torch.cat(
         [
@@ -143,13 +157,13 @@ def scores(
     self: ItemIndex,
     query: torch.Tensor,  # (b, s, d): s generated vectors for each of b users
 ) -> torch.Tensor:  # (b, n_items)
-    """Log-mean-exp over the samples of similarity / temperature, for every item.
+    """Compute the log-mean-exp of similarity / temperature for every item.
 
     Raises `ConfigError` for a query of another shape.
     """
-    return self._scores(self._query(query))
+    return self._score_checked(self._checked_query(query))
 
-# %% ../../nbs/6_retrieval/01_index.ipynb #6778ca92
+# %% ../../nbs/6_retrieval/01_index.ipynb #edc90015
 @patch
 def search(
     self: ItemIndex,
@@ -159,11 +173,11 @@ def search(
     exclude: Ragged | None = None,
     # ids and scores (b, k), best first, -1 and -inf where fewer than k items are left
 ) -> TopK:
-    """The `k` best items of every row.
+    """Find the `k` best items of every row.
 
     Raises `ConfigError` for a query or exclusions of another shape.
     """
-    query = self._query(query)
+    query = self._checked_query(query)
     if k < 1:
         raise ConfigError(f"a list must have at least one item, not k={k}.")
     if exclude is not None and len(exclude) != len(query):
@@ -172,105 +186,111 @@ def search(
             " each."
         )
     if self._faiss is not None:
-        return self._search(query, k, exclude)
-    parts = []
-    for rows in _blocks(len(query), query.shape[1] * len(self.items)):
-        parts.append(
-            top_k(
-                self._scores(query[rows]),
-                k,
-                None if exclude is None else exclude.take(rows),
-            )
-        )
+        return self._search_faiss(query, k, exclude)
+    blocks = _blocks(len(query), query.shape[1] * len(self.items))
+    parts = [self._search_exact(query, rows, k, exclude) for rows in blocks]
     return TopK(*map(np.concatenate, zip(*parts)))
 
-# %% ../../nbs/6_retrieval/01_index.ipynb #756be76e
+
 @patch
-def _build(self: ItemIndex):
-    items, (n, d) = np.ascontiguousarray(self.items.cpu().numpy()), self.items.shape
+def _search_exact(self: ItemIndex, query, rows, k, exclude):
+    "Score all items for these rows and keep the best `k`."
+    seen = None if exclude is None else exclude.take(rows)
+    return top_k(self._score_checked(query[rows]), k, seen)
+
+# %% ../../nbs/6_retrieval/01_index.ipynb #edc90017
+@patch
+def _build_faiss(self: ItemIndex):
+    "Build the FAISS index of this kind over the items."
+    items, (n_items, d) = (
+        np.ascontiguousarray(self.items.cpu().numpy()),
+        self.items.shape,
+    )
     if self.kind == "flat":
         index = faiss.IndexFlatIP(d)
     elif self.kind == "hnsw":
         index = faiss.IndexHNSWFlat(d, 32, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = 100
     else:
-        index = faiss.index_factory(
-            d,
-            f"IVF{max(1, min(int(4 * n**0.5), n // 39))},Flat",
-            faiss.METRIC_INNER_PRODUCT,
-        )
-        index.cp.min_points_per_centroid = 1  # Small catalogues are no mistake
+        n_lists = max(1, min(int(4 * n_items**0.5), n_items // 39))
+        index = faiss.index_factory(d, f"IVF{n_lists},Flat", faiss.METRIC_INNER_PRODUCT)
+        index.cp.min_points_per_centroid = 1  # Small catalogues are allowed
         index.train(items)
     index.add(items)
     return index
 
 
 @patch
-# (r, s, d) -> similarities and numbers (r, s, m), number -1 where none was found
 def _fetch(self: ItemIndex, query, m, growth):
+    """Ask FAISS for the `m` nearest items of every sample; `query` is (r, s, d).
+
+    Returns similarities and item numbers (r, s, m); the number is -1 where none was
+    found.
+    """
+    options = None
     if self.kind == "hnsw":
-        options = faiss.SearchParametersHNSW(efSearch=max(self.effort * growth, m))
+        options = faiss.SearchParametersHNSW(efSearch=max(self.ef_search * growth, m))
     elif self.kind == "ivf":
-        options = faiss.SearchParametersIVF(
-            nprobe=min(self.effort * growth, self._faiss.nlist)
-        )
-    else:
-        options = None
+        nprobe = min(self.nprobe * growth, self._faiss.nlist)
+        options = faiss.SearchParametersIVF(nprobe=nprobe)
     flat = np.ascontiguousarray(rearrange(query, "r s d -> (r s) d").cpu().numpy())
     similarity, ids = self._faiss.search(flat, m, params=options)
     return [rearrange(x, "(r s) m -> r s m", r=len(query)) for x in (similarity, ids)]
 
-# %% ../../nbs/6_retrieval/01_index.ipynb #b7e3a6a6
+# %% ../../nbs/6_retrieval/01_index.ipynb #edc90021
 @patch
-# (r, s, d), (r, c) -> candidates in order of number and their scores, both (r, c)
 def _rescore(self: ItemIndex, query, ids, exclude):
-    n, ids = len(self.items), np.sort(ids, axis=1)
+    """Score fetched items exactly; `query` is (r, s, d), `ids` (r, c).
+
+    Returns candidates in order of number, -1 where struck out, and their scores, both
+    (r, c).
+    """
+    n_items, ids = len(self.items), np.sort(ids, axis=1)
     drop = ids < 0
     drop[:, 1:] |= ids[:, 1:] == ids[:, :-1]
     if exclude is not None:
-        drop |= np.isin(
-            np.arange(len(ids))[:, None] * n + ids,
-            exclude.row_index * n + exclude.values,
-        )
+        keys = np.arange(len(ids))[:, None] * n_items + ids
+        drop |= np.isin(keys, exclude.row_index * n_items + exclude.values)
     gathered = self.items[torch.as_tensor(ids.clip(0), device=self.items.device)]
     scores = log_mean_exp(
         torch.einsum("rsd,rcd->rsc", query, gathered) / self.temperature
     )
-    return np.where(drop, -1, ids), scores.masked_fill(
-        torch.as_tensor(drop, device=scores.device), -torch.inf
-    )
+    dropped = torch.as_tensor(drop, device=scores.device)
+    return np.where(drop, -1, ids), scores.masked_fill(dropped, -torch.inf)
+
+# %% ../../nbs/6_retrieval/01_index.ipynb #edc90024
+@patch
+def _search_once(self: ItemIndex, query, k, exclude, m, growth):
+    "Search with `m` candidates per sample; say for which rows the list is complete."
+    similarity, found = self._fetch(query, m, growth)
+    candidates, scores = self._rescore(query, found.reshape(len(query), -1), exclude)
+    best = top_k(scores, k)
+    ids = np.take_along_axis(candidates, best.ids.clip(0), 1)
+    ids = np.where(best.ids < 0, -1, ids)
+    last = torch.as_tensor(similarity[:, :, -1:])
+    bound = log_mean_exp(last / self.temperature)[:, 0].numpy()
+    missing = (best.ids[:, -1] < 0) | (best.scores[:, -1] < bound)
+    return TopK(ids, best.scores), ~missing
 
 
 @patch
-def _search(self: ItemIndex, query, k, exclude):
-    (b, s, d), n, growth, rows = query.shape, len(self.items), 1, np.arange(len(query))
-    ids, scores = np.full((b, k), -1), np.full((b, k), -np.inf, dtype=np.float32)
-    while len(rows) and (m := 4 * k * growth) * s < n:
-        waiting = []
-        for part in _blocks(len(rows), s * m * d):
-            part = rows[part]
-            similarity, found = self._fetch(query[part], m, growth)
-            candidates, score = self._rescore(
-                query[part],
-                found.reshape(len(part), -1),
-                None if exclude is None else exclude.take(part),
-            )
-            best = top_k(score, k)
-            ids[part] = np.where(
-                best.ids < 0, -1, np.take_along_axis(candidates, best.ids.clip(0), 1)
-            )
-            scores[part] = best.scores
-            bound = log_mean_exp(
-                torch.as_tensor(similarity[:, :, -1:]) / self.temperature
-            )[:, 0].numpy()
-            waiting.append(part[(best.ids[:, -1] < 0) | (best.scores[:, -1] < bound)])
-        rows, growth = np.concatenate(waiting), growth * 4
-    for part in _blocks(len(rows), s * n):
-        part = rows[part]
+def _search_faiss(self: ItemIndex, query, k, exclude):
+    "Search with growing fetches, and score exactly the rows that stay incomplete."
+    (users, samples, d), n_items = query.shape, len(self.items)
+    ids = np.full((users, k), -1)
+    scores = np.full((users, k), -np.inf, dtype=np.float32)
+    rows, growth = np.arange(users), 1
+    while len(rows) and (m := 4 * k * growth) * samples < n_items:
+        incomplete = []
+        for block in _blocks(len(rows), samples * m * d):
+            part = rows[block]
+            seen = None if exclude is None else exclude.take(part)
+            best, complete = self._search_once(query[part], k, seen, m, growth)
+            ids[part], scores[part] = best
+            incomplete.append(part[~complete])
+        rows, growth = np.concatenate(incomplete), growth * 4
+    for block in _blocks(len(rows), samples * n_items):
+        part = rows[block]
         if len(part):
-            ids[part], scores[part] = top_k(
-                self._scores(query[part]),
-                k,
-                None if exclude is None else exclude.take(part),
-            )
+            ids[part], scores[part] = self._search_exact(query, part, k, exclude)
     return TopK(ids, scores)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from contrec.data.interactions import Ragged
 from contrec.data.reading import from_frame
@@ -17,11 +16,11 @@ from contrec.data.split import leave_one_out
 from contrec.foundations.errors import ConfigError, DataError
 from contrec.foundations.random import seeded
 from contrec.foundations.trainer import Trainer
-from contrec.ranking.linear import EASE, ItemKNN, Popularity
+from contrec.ranking.linear import EASE, Popularity
 from contrec.ranking.metrics import per_user
 from contrec.ranking.recommender import check_recommender
 from contrec.ranking.sequential import SASRec
-from contrec.retrieval.rank_fusion import Fused, choose_weights, log_places
+from contrec.retrieval.rank_fusion import Fused
 from contrec.studies.dreamrec import NOISES, DreamRec, noise_key
 from contrec.studies.factor_models import BPR, LightGCNRecommender
 from contrec.studies.sequence_models import BERT4Rec, GRU4Rec
@@ -281,149 +280,6 @@ def test_strangers_are_served_by_what_they_took(split):
     assert not np.allclose(
         model.score(split.train.take([3])),
         model.score(split.train.take([3]), np.array([3])),
-    )
-
-
-def places_one_by_one(row):
-    """The mean place of what scores the same, counted."""
-    return np.array([(row > x).sum() + ((row == x).sum() + 1) / 2 for x in row])
-
-
-@given(
-    hnp.arrays(
-        np.float32,
-        hnp.array_shapes(min_dims=2, max_dims=2, max_side=12),
-        elements=st.sampled_from([-2.0, 0.0, 0.5, 1.0, 7.0]),
-    ),
-    st.integers(1, 15),
-)
-def test_places_are_counted_and_below_the_depth_shared(scores, depth):
-    found = np.exp(-log_places(torch.from_numpy(scores), depth).numpy())
-    for row, got in zip(scores, found):
-        wanted = places_one_by_one(row)
-        cut = np.sort(row)[::-1][min(depth, len(row)) - 1]
-        np.testing.assert_allclose(got[row > cut], wanted[row > cut], rtol=1e-4)
-        np.testing.assert_allclose(
-            got[row <= cut], wanted[row <= cut].mean(), rtol=1e-4
-        )
-    # a score's scale says nothing
-    np.testing.assert_array_equal(
-        log_places(torch.from_numpy(scores), depth),
-        log_places(torch.from_numpy(scores * 4 + 3), depth),
-    )
-
-
-def test_fusion_is_the_weighted_sum(split):
-    a, b = EASE(5.0).fit(split), ItemKNN(20, 1.0, 0.5).fit(split)
-    fused = Fused(a, b, start=(2, 0.7), grid=()).fit(split)
-    rows, users = split.train.take([0, 1]), np.array([0, 1])
-    log = lambda s: -np.log(np.stack([places_one_by_one(row) for row in s]))
-    np.testing.assert_allclose(
-        fused.score(rows, users),
-        2 * log(a.score(rows)) + 0.7 * log(b.score(rows)),
-        rtol=1e-3,
-        atol=1e-4,
-    )
-
-
-def test_a_part_more_is_one_more_term_and_order_changes_nothing(split):
-    a, b, c = (
-        EASE(5.0).fit(split),
-        ItemKNN(20, 1.0, 0.5).fit(split),
-        Popularity().fit(split),
-    )
-    rows = split.train.take([0, 1, 2])
-    of = lambda *parts, **how: Fused(*parts, **how, grid=()).fit(split).score(rows)
-    np.testing.assert_allclose(of(a, b, c), of(c, a, b), rtol=1e-5)
-    np.testing.assert_allclose(
-        of(a, b, c, start=(1, 0.5, 2)) - of(a, b, start=(1, 0.5)),
-        2 * log_places(torch.from_numpy(c.score(rows))),
-        rtol=1e-3,
-        atol=1e-4,
-    )
-    np.testing.assert_array_equal(
-        of(a, b, c, start=(1, 0.5, 0)), of(a, b, start=(1, 0.5))
-    )
-
-
-def test_weights_are_chosen_on_validation_only(split):
-    chosen = Fused(EASE(5.0), ItemKNN(20, 1.0, 0.5)).fit(split).chosen
-    assert (
-        Fused(EASE(5.0), ItemKNN(20, 1.0, 0.5))
-        .fit(replace(split, test=np.roll(split.test, 5)))
-        .chosen
-        == chosen
-    )
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_weight_stays_where_validation_is_not_sure(seed):
-    """Two parts of noise: whatever is best among twelve weights is best by chance.
-
-    A part that knows the answer is believed, and one that misleads is dropped.
-    """
-    draw = np.random.default_rng(seed)
-    targets, none = draw.integers(0, 50, 400), Ragged.from_lists([[]] * 400)
-    noise = lambda: log_places(
-        torch.from_numpy(draw.normal(size=(400, 50)).astype(np.float32))
-    )
-    knows = log_places(
-        torch.from_numpy(
-            (draw.normal(size=(400, 50)) + 2 * np.eye(50)[targets]).astype(np.float32)
-        )
-    )
-    alike = choose_weights(
-        [knows, knows + 1e-3 * noise()], targets, none, (1, 1), (0, 0.5, 1, 2, 5)
-    )
-    assert alike.weights == (1, 1) and alike.changes == []
-    chosen = choose_weights(
-        [noise(), noise(), knows], targets, none, (1, 1, 1), (0, 0.5, 1, 2, 5)
-    )
-    assert (
-        chosen.weights[0] == 1 and chosen.weights[2] >= 2 and chosen.weights[1] <= 0.5
-    )
-    assert all(c["gain"] > c["error"] > 0 for c in chosen.changes)
-    before = choose_weights(
-        [noise(), noise(), knows], targets, none, (1, 1, 1), ()
-    ).score
-    assert chosen.score > before
-
-
-def test_the_score_of_a_choice_is_that_of_the_lists(split):
-    fused = Fused(EASE(5.0), ItemKNN(20, 1.0, 0.5), start=(1, 0.3)).fit(split)
-    of = lambda weights: per_user(
-        Fused(*fused.parts, start=weights, grid=())
-        .fit(split)
-        .rank(split.train, 10, np.arange(split.n_users))
-        .ids,
-        split.valid,
-        (10,),
-    )["NDCG@10"]
-    # lists break ties by number, the choice counts them against the target
-    assert np.isclose(of(fused.chosen.weights).mean(), fused.chosen.score, atol=2e-3)
-    assert fused.chosen.score >= of((1, 0.3)).mean() - 2e-3
-
-
-def test_what_was_seen_is_no_candidate_for_the_choice():
-    scores = torch.tensor([[3.0, 2.0, 1.0]])
-    found = choose_weights(
-        [log_places(scores), log_places(scores)],
-        np.array([1]),
-        Ragged.from_lists([[0]]),
-        (1, 1),
-        (),
-    )
-    assert found.score == 1.0
-    # out of reach
-    assert (
-        choose_weights(
-            [log_places(scores)] * 2,
-            np.array([0]),
-            Ragged.from_lists([[0]]),
-            (1, 1),
-            (),
-        ).score
-        == 0.0
     )
 
 

@@ -1,4 +1,4 @@
-"Retrieval: exclusion before the cut, FAISS equal to exact search, fusion that cannot invert."
+"Retrieval: exclusion before the cut, and FAISS equal to exact search."
 
 import numpy as np
 import pytest
@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from contrec.data.interactions import Ragged
 from contrec.foundations.errors import ConfigError, DataError
-from contrec.foundations.random import seeded
 from contrec.ranking.metrics import top_k
-from contrec.retrieval.fusion import calibrate, choose_weight, fuse
+from contrec.retrieval.fusion import fuse
 from contrec.retrieval.index import ItemIndex, log_mean_exp
 
 
@@ -18,7 +17,7 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def oracle(items, query, k, exclude, cosine=True, temperature=0.1, scale=None):
+def oracle(items, query, k, exclude, cosine=True, tau=0.1, scale=None):
     "One user, one item, one sample at a time, in float64."
     items, query = items.double().numpy(), query.double().numpy()
     lists = []
@@ -32,7 +31,7 @@ def oracle(items, query, k, exclude, cosine=True, temperature=0.1, scale=None):
                 for q in samples
             ]
             similarities = [
-                (1 if scale is None else scale[i].item()) * s / temperature
+                (1 if scale is None else scale[i].item()) * s / tau
                 for s in similarities
             ]
             scored.append(
@@ -62,9 +61,8 @@ def test_lists_equal_those_of_a_slow_oracle(kind, metric):
 def test_items_with_a_scale_of_their_own(kind, metric):
     items, query, scale = draw(50, 8), draw(5, 3, 8, seed=1), draw(50, seed=2).exp()
     seen = Ragged.from_lists(HISTORY)
-    index = ItemIndex(
-        items, kind, metric, effort=50 if kind in ("hnsw", "ivf") else None, scale=scale
-    )
+    options = {"hnsw": {"ef_search": 50}, "ivf": {"nprobe": 50}}.get(kind, {})
+    index = ItemIndex(items, kind, metric, scale=scale, **options)
     expected = oracle(items, query, 5, HISTORY, metric == "cosine", scale=scale)
     for row, wanted in zip(index.search(query, 5, seen).ids, expected):
         assert row[: len(wanted)].tolist() == wanted
@@ -113,9 +111,8 @@ def test_approximate_recall_is_as_stated(kind, least):
         np.random.default_rng(0).integers(0, 6000, (80, 40)).tolist()
     )
     exact = ItemIndex(items).search(query, 10, seen)
-    found = ItemIndex(items, kind, effort={"hnsw": 64, "ivf": 32}[kind]).search(
-        query, 10, seen
-    )
+    options = {"hnsw": {"ef_search": 64}, "ivf": {"nprobe": 32}}[kind]
+    found = ItemIndex(items, kind, **options).search(query, 10, seen)
     recall = (found.ids[:, :, None] == exact.ids[:, None, :]).any(1).mean()
     assert recall >= least, recall
 
@@ -166,24 +163,6 @@ def test_trap_18_seen_not_scored_zero(kind):
     assert not set(seen) & set(top_k(fused, 597).ids[0].tolist())
 
 
-def test_trap_15_text_bonus_not_inverted():
-    latent, text = draw(20, 100), torch.zeros(20, 100)
-    text[:, 40] = 1.0  # Item 40's text agrees, no other's does
-
-    def place(weight):
-        return (fuse(latent, text, weight) > fuse(latent, text, weight)[:, 40:41]).sum(
-            1
-        )
-
-    assert (
-        (place(0.3) <= place(0)).all()
-        and (place(0.3) < place(0)).any()
-        and (place(100.0) == 0).all()
-    )
-    with pytest.raises(ConfigError, match="negative"):
-        fuse(latent, text, -0.1)
-
-
 def test_trap_21_batch_of_one():
     items, query = draw(30, 4), draw(3, 2, 4, seed=1)
     index = ItemIndex(items)
@@ -227,70 +206,6 @@ def test_index_does_not_follow_later_changes_nor_change_its_input():
     torch.testing.assert_close(index.scores(before[:2, None]), scores)
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    seed=st.integers(0, 10**6),
-    a=st.floats(0.1, 100),
-    c=st.floats(-10, 10),
-    weight=st.floats(0, 3),
-)
-def test_fusion_does_not_depend_on_scale_or_offset(seed, a, c, weight):
-    latent, text = draw(3, 40, seed=seed).double(), draw(3, 40, seed=seed + 1).double()
-    seen = Ragged.from_lists([[0, 1], [], [39]])
-    torch.testing.assert_close(
-        fuse(latent * a + c, text, weight, seen),
-        fuse(latent, text, weight, seen),
-        rtol=1e-2,
-        atol=1e-2,
-    )
-
-
-def test_fusion_standardises_over_candidates_only():
-    latent, text = draw(1, 10), draw(1, 10, seed=1)
-    seen = Ragged.from_lists([[2, 7]])
-    keep = [i for i in range(10) if i not in (2, 7)]
-    with_wild = latent.clone()
-    with_wild[0, 2], with_wild[0, 7] = 1e4, -1e4
-    torch.testing.assert_close(
-        fuse(with_wild, text, 0.5, seen), fuse(latent, text, 0.5, seen)
-    )
-    z = (latent[0, keep] - latent[0, keep].mean()) / latent[0, keep].std(correction=0)
-    t = (text[0, keep] - text[0, keep].mean()) / text[0, keep].std(correction=0)
-    torch.testing.assert_close(fuse(latent, text, 0.5, seen)[0, keep], z + 0.5 * t)
-    masked = latent.clone()
-    masked[0, [2, 7]] = -torch.inf
-    torch.testing.assert_close(fuse(masked, text, 0.5), fuse(latent, text, 0.5, seen))
-
-
-def test_constant_text_changes_nothing():
-    latent = draw(5, 30)
-    for level in (0.0, 1 / 3, -1e5):
-        torch.testing.assert_close(
-            fuse(latent, torch.full((5, 30), level), 2.0),
-            fuse(latent, torch.zeros(5, 30), 0.0),
-        )
-
-
-def test_row_without_candidates_is_minus_infinity_not_nan():
-    fused = fuse(draw(1, 3), draw(1, 3), 1.0, Ragged.from_lists([[0, 1, 2]]))
-    assert (fused == -torch.inf).all()
-
-
-def test_weight_is_chosen_by_validation_and_ties_go_to_the_smallest():
-    latent, targets = draw(50, 30), np.arange(50) % 30
-    text = torch.nn.functional.one_hot(torch.as_tensor(targets), 30).float()
-    assert choose_weight(latent, text, targets, weights=(0, 0.01, 50)).weight == 50
-    assert (
-        choose_weight(latent, torch.zeros(50, 30), targets, weights=(1, 0.5, 0)).weight
-        == 0
-    )
-    for metric in ("F1@10", "NDCG", "NDCG@0", "NDCG@x"):
-        with pytest.raises(ConfigError, match="unknown metric"):
-            choose_weight(latent, text, targets, metric=metric)
-    with pytest.raises(ConfigError, match="at least one"):
-        choose_weight(latent, text, targets, weights=())
-
-
 @pytest.mark.parametrize(
     "options,message",
     [
@@ -298,7 +213,10 @@ def test_weight_is_chosen_by_validation_and_ties_go_to_the_smallest():
         (dict(metric="l2"), "unknown metric 'l2'"),
         (dict(temperature=0), "above 0"),
         (dict(temperature=float("nan")), "above 0"),
-        (dict(effort=5), "effort=5"),
+        (dict(ef_search=5), "ef_search=5 has no meaning for the index 'exact'"),
+        (dict(nprobe=5), "nprobe=5 has no meaning for the index 'exact'"),
+        (dict(kind="ivf", ef_search=5), "only for 'hnsw'"),
+        (dict(kind="hnsw", ef_search=0), "1 or more"),
         (dict(scale=torch.ones(4)), r"scale must be one finite number per item \(5\)"),
         (
             dict(scale=torch.tensor([0.0, 1.0, torch.nan, 0.0, 0.0])),
@@ -333,36 +251,3 @@ def test_bad_input():
         index.search(draw(1, 1, 2), 0)
     with pytest.raises(ConfigError, match="2 queries but 1 rows"):
         index.search(draw(2, 1, 2), 1, Ragged.from_lists([[0]]))
-    with pytest.raises(ConfigError, match="one shape"):
-        fuse(draw(2, 3), draw(2, 4), 0.1)
-
-
-def test_calibration_gives_new_items_the_scale_of_the_known_ones():
-    """Known scores stay.
-
-    If the known items' foretold copies themselves were new, they would spread as the
-    known ones do; row by row, whatever the scale.
-    """
-    with seeded(0):
-        known, foretold, new = (
-            torch.randn(5, 40) * 3 + 7,
-            torch.randn(5, 40) * 0.1 + 2,
-            torch.randn(5, 3),
-        )
-    moved = calibrate(torch.cat([known, foretold], 1), foretold)
-    torch.testing.assert_close(moved[:, :40], known)
-    torch.testing.assert_close(moved[:, 40:].mean(1), known.mean(1))
-    torch.testing.assert_close(moved[:, 40:].std(1), known.std(1))
-    scores = torch.cat([known, new], 1)
-    torch.testing.assert_close(
-        calibrate(torch.cat([known, 10 * new + 4], 1), 10 * foretold + 4),
-        calibrate(scores, foretold),
-        atol=1e-3,
-        rtol=1e-4,
-    )
-    # among themselves nothing changes
-    assert (calibrate(scores, foretold)[:, 40:].argsort(1) == new.argsort(1)).all()
-    assert (
-        calibrate(scores[:, :41], foretold).shape == (5, 41)
-        and calibrate(known, torch.full((5, 40), 2.0)).isfinite().all()
-    )
