@@ -80,7 +80,7 @@ def without_draws(monkeypatch):
     )
     monkeypatch.setattr(
         contrec.diffusion.diffusion.Diffusion,
-        "_withheld",
+        "_draw_null_rows",
         lambda self, x0, generator: torch.zeros(len(x0), dtype=torch.bool),
     )
 

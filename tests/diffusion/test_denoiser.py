@@ -1,4 +1,4 @@
-"The denoiser: its promises at the start, sharing a condition, odd sizes, half precision, compiled."
+"Test the denoiser: its first estimate, shared conditions, sizes, precision, tracing."
 
 import pytest
 import torch
@@ -59,11 +59,11 @@ def test_gradient_reaches_every_parameter_after_one_step():
     with seeded(0):
         model = Denoiser(5, 7, hidden=16)
     x, t, c = batch(width=5, condition=7)
-    drop = torch.tensor([True, False, False, False])
+    is_null = torch.tensor([True, False, False, False])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
-        model(x, t, c, drop).estimate.sub(x).square().mean().backward()
+        model(x, t, c, is_null).estimate.sub(x).square().mean().backward()
         optimizer.step()
     for name, p in model.named_parameters():
         assert p.grad is not None and p.grad.abs().sum() > 0, name
@@ -72,19 +72,19 @@ def test_gradient_reaches_every_parameter_after_one_step():
 @pytest.mark.parametrize("cls", [Denoiser, LinearDenoiser])
 def test_latents_that_share_a_condition_equal_one_at_a_time(cls):
     model, (x, t, c) = trained(cls), batch(s=5)
-    drop = torch.tensor([True, False, False, True])
-    many = model(x, t, c, drop)
+    is_null = torch.tensor([True, False, False, True])
+    many = model(x, t, c, is_null)
     for s in range(5):
         torch.testing.assert_close(
             many.estimate[:, s],
-            model(x[:, s], t, c, drop).estimate,
+            model(x[:, s], t, c, is_null).estimate,
             rtol=1e-4,
             atol=1e-5,
         )
 
 
 @pytest.mark.parametrize("cls", [Denoiser, LinearDenoiser])
-def test_a_withheld_condition_has_no_influence_and_null_has(cls):
+def test_in_null_rows_only_the_null_condition_has_influence(cls):
     model, (x, t, c) = trained(cls), batch()
     everyone = torch.ones(4, dtype=torch.bool)
     assert torch.equal(
@@ -163,7 +163,7 @@ def test_it_traces_as_one_graph():
     torch.testing.assert_close(traced.hidden, expected.hidden, rtol=1e-4, atol=1e-5)
 
 
-def test_time_features_tell_all_times_apart():
+def test_time_features_differ_for_all_times():
     features = time_features(torch.arange(1001), 64)
     assert features.shape == (1001, 64) and features.abs().max() <= 1
     distances = torch.cdist(features, features) + 9 * torch.eye(1001)

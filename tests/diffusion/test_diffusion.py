@@ -1,8 +1,14 @@
-"Diffusion: samplers against independent loops and a known posterior, objectives by hand, faults, and the traps."
+"""Test the diffusion.
 
+Samplers against independent loops and a known posterior, objectives by hand, bad input,
+and the traps.
+"""
+
+import inspect
 import json
 import math
 import shutil
+from dataclasses import FrozenInstanceError, fields
 
 import pytest
 import torch
@@ -10,7 +16,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from contrec.diffusion.denoiser import Denoised
-from contrec.diffusion.diffusion import PREFERENCES, PRESETS, Diffusion, preset
+from contrec.diffusion.diffusion import (
+    PREFERENCES,
+    PRESETS,
+    Diffusion,
+    DiffusionSettings,
+    preset,
+)
 from contrec.diffusion.dispersive import dispersive, pair_distances
 from contrec.diffusion.objectives import (
     centroid_negative,
@@ -30,7 +42,7 @@ def generator(seed=0):
 
 
 def trained(**settings):
-    "A small model whose every weight matters, as after training."
+    "Make a small model in which no weight is zero, as after training."
     with seeded(0):
         model = Diffusion(**dict(width=4, condition=6, T=20, hidden=16) | settings)
         for p in model.denoiser.parameters():
@@ -46,17 +58,14 @@ def batch(b=12, items=30, width=4, condition=6):
 
 
 class Spy(nn.Module):
-    """Stands in for a denoiser.
-
-    Remembers what it was given, answers with a function of it.
-    """
+    "Stand in for a denoiser: record the inputs, return a function of them."
 
     def __init__(self, answer):
         super().__init__()
         self.answer, self.calls = answer, []
 
-    def forward(self, x_t, t, c, drop=None):
-        self.calls.append((x_t, t, c, drop))
+    def forward(self, x_t, t, c, is_null=None):
+        self.calls.append((x_t, t, c, is_null))
         estimate = self.answer(x_t, t, c)
         return Denoised(estimate, estimate)
 
@@ -77,11 +86,12 @@ def test_ddim_with_all_steps_equals_an_independent_loop(kind):
         for t in range(T, 0, -1):
             answer = model.denoiser(x, torch.full((12,), t), c).estimate
             a, s = math.sqrt(abar[t]), math.sqrt(1 - abar[t])
-            x0, eps = {
-                "x0": lambda: (answer, (x - a * answer) / s),
-                "eps": lambda: ((x - s * answer) / a, answer),
-                "v": lambda: (a * x - s * answer, s * x + a * answer),
-            }[kind]()
+            if kind == "x0":
+                x0, eps = answer, (x - a * answer) / s
+            elif kind == "eps":
+                x0, eps = (x - s * answer) / a, answer
+            else:
+                x0, eps = a * x - s * answer, s * x + a * answer
             x = math.sqrt(abar[t - 1]) * x0 + math.sqrt(1 - abar[t - 1]) * eps
     torch.testing.assert_close(
         model.sample(c, steps=T, generator=generator(7))[:, 0],
@@ -148,7 +158,7 @@ def test_the_optimal_denoiser_of_a_gaussian_gives_that_gaussian(kind, method):
     torch.testing.assert_close(x.std(1), deviation.expand(2, 3), rtol=0.05, atol=0)
 
 
-def test_eps_too_gives_the_gaussian():
+def test_the_optimal_eps_denoiser_gives_that_gaussian():
     model = Diffusion(1, 1, T=400, parameterisation="eps", hidden=8)
 
     def posterior(x_t, t, c):
@@ -197,9 +207,11 @@ def test_guidance_is_its_formula(kind):
     model, (x, c, *_) = trained(parameterisation=kind), batch()
     t, w, everyone = torch.full((12,), 9), 1.7, torch.ones(12, dtype=torch.bool)
     with torch.no_grad():
-        f = lambda drop: to_x0(
-            model.denoiser(x, t, c, drop).estimate, x, model.schedule.abar[9], kind
-        )
+
+        def f(is_null):
+            estimate = model.denoiser(x, t, c, is_null).estimate
+            return to_x0(estimate, x, model.schedule.abar[9], kind)
+
         expected = (1 + w) * f(~everyone) - w * f(everyone)
         torch.testing.assert_close(
             model.estimate(x, t, c, w), expected, rtol=1e-3, atol=1e-4
@@ -258,9 +270,12 @@ def test_temperature():
 def test_the_generator_alone_decides():
     model, c = trained(), batch()[1]
     for method in ("ddim", "ddpm"):
-        run = lambda seed: model.sample(
-            c, steps=5, samples=3, method=method, generator=generator(seed)
-        )
+
+        def run(seed, method=method):
+            return model.sample(
+                c, steps=5, samples=3, method=method, generator=generator(seed)
+            )
+
         before = torch.get_rng_state()
         assert torch.equal(run(1), run(1)) and not torch.equal(run(1), run(2))
         assert torch.equal(torch.get_rng_state(), before)
@@ -303,7 +318,10 @@ def test_terms_by_hand():
         torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 1.0]])
     ).tolist() == [2.5]
     value = preferred(torch.tensor([0.1, 1.0]), torch.tensor([[0.6, 0.1], [0.0, 1.0]]))
-    sigma = lambda x: 1 / (1 + math.exp(-x))
+
+    def sigma(x):
+        return 1 / (1 + math.exp(-x))
+
     assert value.item() == pytest.approx(
         -sum(math.log(sigma(v)) for v in (0.5, 0.0, -1.0, 0.0)) / 4
     )
@@ -326,7 +344,7 @@ def test_terms_by_hand():
     )
 
 
-def test_the_softmax_is_preferred_with_many_negatives():
+def test_the_softmax_over_two_items_is_the_loss_of_one_negative():
     """With two items, cross entropy of cosines is the logistic preference of one over
     the other.
     """
@@ -350,7 +368,7 @@ def test_negatives_are_drawn_per_row_and_never_the_target():
     assert not torch.equal(drawn[2], drawn[3])
 
 
-def test_centroid_leaves_the_row_out():
+def test_the_centroid_leaves_out_its_own_row():
     x0 = torch.randn(7, 3)
     for i, centroid in enumerate(centroid_negative(x0)[:, 0]):
         torch.testing.assert_close(centroid, torch.cat([x0[:i], x0[i + 1 :]]).mean(0))
@@ -371,8 +389,8 @@ def test_negatives_are_noised_with_the_same_eps_and_t(kind, preference):
     network = nn.Linear(4, 4).requires_grad_(False)
     model.denoiser = Spy(lambda x, t, c: network(x))
     loss = model.loss(x0, c, items, target, generator(2))
-    (x_t, t, _, drop), (other_t, other_time, _, other_drop) = model.denoiser.calls
-    assert torch.equal(t, other_time) and torch.equal(drop, other_drop)
+    (x_t, t, _, is_null), (other_t, other_time, _, other_null) = model.denoiser.calls
+    assert torch.equal(t, other_time) and torch.equal(is_null, other_null)
     a = model.schedule.abar[t].sqrt()[:, None, None]
     s = (1 - a**2).sqrt()
     eps = (x_t[:, None] - a * x0[:, None]) / s
@@ -432,13 +450,13 @@ def test_softmax_sees_the_estimate_of_x0_in_every_parameterisation():
         torch.testing.assert_close(loss.preference, expected)
 
 
-def test_the_dispersive_loss_is_on_the_chosen_layer_and_on_some_rows():
+def test_the_dispersive_loss_sees_the_chosen_layer_and_sampled_rows():
     x0, c, *_ = batch(b=40)
     for layer in (0, 1, 2):
         model = trained(layer=layer, dispersive_weight=1.0)
         spy = {}
         model.denoiser.register_forward_hook(
-            lambda module, args, out: spy.update(hidden=out.hidden, args=args)
+            lambda module, args, out, spy=spy: spy.update(hidden=out.hidden, args=args)
         )
         assert torch.equal(
             model.loss(x0, c, generator=generator()).dispersive,
@@ -448,7 +466,10 @@ def test_the_dispersive_loss_is_on_the_chosen_layer_and_on_some_rows():
             assert torch.equal(spy["hidden"], model.denoiser.embed_x(spy["args"][0]))
     few = trained(dispersive_weight=1.0, dispersive_rows=10)
     assert few.loss(x0, c, generator=generator()).dispersive >= -math.log(10) - 1e-5
-    assert few._some(torch.arange(40.0)[:, None], generator()).unique().numel() == 10
+    assert (
+        few._sample_rows(torch.arange(40.0)[:, None], generator()).unique().numel()
+        == 10
+    )
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -483,12 +504,12 @@ def test_the_papers_presets_keep_the_published_dispersive_loss():
         and preset("contrec")["dispersive_variant"] == "infonce_cosine"
     )
     assert (
-        Diffusion(4, 3).spread["normalise"]
-        and not Diffusion(4, 3, **preset("contrec-paper")).spread["normalise"]
+        Diffusion(4, 3).settings.dispersive_normalise
+        and not Diffusion(4, 3, **preset("contrec-paper")).settings.dispersive_normalise
     )
 
 
-def test_the_share_of_acting_pairs_is_told():
+def test_the_share_of_acting_pairs_is_reported():
     x0, c = (
         torch.randn(50, 4, generator=generator()),
         torch.randn(50, 6, generator=generator()),
@@ -760,7 +781,7 @@ def broken(shape, value):
         ),
     ],
 )
-def test_bad_input_is_named(call, error, words):
+def test_bad_input_is_refused_with_its_name(call, error, words):
     with pytest.raises(error, match=words):
         call(trained())
 
@@ -786,7 +807,7 @@ def test_bad_input_is_named(call, error, words):
         ),
     ],
 )
-def test_bad_items_are_named(items, target, words):
+def test_bad_items_are_refused_with_their_name(items, target, words):
     for name in ("softmax", "negative"):
         with pytest.raises(ValueError, match=words):
             trained(preference=name).loss(
@@ -794,7 +815,7 @@ def test_bad_items_are_named(items, target, words):
             )
 
 
-def test_guidance_needs_a_model_that_knows_the_null_condition():
+def test_guidance_needs_a_model_trained_with_null_conditions():
     model = trained(drop=0.0)
     with pytest.raises(ConfigError, match="drop = 0"):
         model.sample(torch.zeros(3, 6), guidance=0.5)
@@ -823,6 +844,21 @@ def test_guidance_needs_a_model_that_knows_the_null_condition():
 def test_bad_settings(settings, words):
     with pytest.raises(ContrecError, match=words):
         Diffusion(4, 6, hidden=16, **settings)
+
+
+def test_settings_are_frozen_and_known_to_the_signature():
+    model = Diffusion(4, 6, hidden=16)
+    with pytest.raises(FrozenInstanceError):
+        model.settings.hidden = 8
+    names = [field.name for field in fields(DiffusionSettings)]
+    assert list(inspect.signature(Diffusion).parameters) == [
+        "width",
+        "condition",
+        *names,
+    ]
+    assert list(model.config) == ["width", "condition", *names]
+    with pytest.raises(TypeError, match="hiden"):
+        Diffusion(4, 6, hiden=16)
 
 
 def test_unknown_preset():

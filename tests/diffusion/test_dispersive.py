@@ -1,4 +1,4 @@
-"The dispersive losses: which way is downhill, values by hand, symmetries, numbers of every size."
+"Test the dispersive losses: gradients, values by hand, symmetries, number ranges."
 
 import math
 
@@ -54,7 +54,10 @@ def test_trap_01_dispersive_sign_of_the_covariance(seed):
     z = cloud(seed=seed) @ torch.randn(
         8, 8, generator=torch.Generator().manual_seed(seed + 50)
     )
-    off = lambda z: (torch.corrcoef(z.T) - torch.eye(8)).square().sum()
+
+    def off(z):
+        return (torch.corrcoef(z.T) - torch.eye(8)).square().sum()
+
     assert (
         off(step(z, "covariance", "dispersive"))
         < off(z)
@@ -103,7 +106,10 @@ def test_against_double_loops(variant, normalise):
         for i in range(b)
     ]
     pairs = [(i, j) for i in range(b) for j in range(b)]
-    mean = lambda values: sum(values) / len(values)
+
+    def mean(values):
+        return sum(values) / len(values)
+
     expected = {
         "infonce_l2": lambda: math.log(
             mean([math.exp(-D[i][j] / tau) for i, j in pairs])

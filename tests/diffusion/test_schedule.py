@@ -1,4 +1,4 @@
-"Schedules against diffusers, step coefficients against Bayes' rule, conversions as round trips."
+"Test schedules against diffusers, steps against Bayes' rule, and conversions."
 
 import math
 
