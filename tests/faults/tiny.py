@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 import contrec.interface.report
-import contrec.interface.result_figures
+import contrec.interface.space_figures
 import contrec.recommender.contrec
 from contrec.foundations.schema import Presets
 from contrec.interface.cli import main

@@ -1,4 +1,7 @@
-"""The command line from end to end: a run, its files, its answers, its refusals, and its resumption after a kill."""
+"""The command line from end to end.
+
+A run, its files, its answers, its refusals, and its resumption after a kill.
+"""
 
 import json
 import os
@@ -14,7 +17,8 @@ import contrec.interface.report
 from contrec.data import datasets as catalog
 from contrec.foundations.files import read_json
 from contrec.foundations.run_folder import read_log_rows
-from contrec.interface import cli
+from contrec.interface import cli, job
+from contrec.recommender.contrec import ContRec
 
 FILES = [
     "config.json",
@@ -203,7 +207,7 @@ def test_a_run_stopped_after_training_resumes_to_the_same_metrics(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli.ContRec if where == "save_pretrained" else cli, where, stop)
+        patch.setattr(ContRec if where == "save_pretrained" else job, where, stop)
         assert cli.main(arguments(world, tmp_path / "run")) == 130
     assert cli.main(arguments(world, tmp_path / "run", "--resume")) == 0
     assert systems(tmp_path / "run") == systems(finished)
@@ -242,7 +246,7 @@ def test_a_process_killed_outright_resumes_to_the_same_metrics(
 def test_evaluate_and_recommend_use_the_saved_model(finished, capsys):
     assert cli.main(["evaluate", "--model", str(finished)]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert {k: found[k] for k in cli.KEPT} == systems(finished)["contrec"]
+    assert {k: found[k] for k in job.METRICS} == systems(finished)["contrec"]
     assert (
         cli.main(
             [
@@ -283,7 +287,7 @@ def test_a_known_user_is_not_shown_anything_of_the_log_again(finished, capsys):
         == 0
     )
     shown = {r["item"] for r in json.loads(capsys.readouterr().out)}
-    split = cli.ContRec.from_pretrained(finished / "model").split
+    split = ContRec.from_pretrained(finished / "model").split
     u = split.user_number("u7")
     assert (
         not shown
@@ -660,7 +664,7 @@ def test_where_memory_is_short_ease_is_left_out_and_the_run_goes_on(
     With others the run goes on without EASE.
     """
     for place in (
-        "contrec.interface.cli.linear_memory",
+        "contrec.interface.job.linear_memory",
         "contrec.ranking.linear.ease_memory",
     ):
         # as if there were many more items
@@ -718,6 +722,6 @@ def test_a_list_longer_than_the_catalogue_has_a_row_per_item(
     )
     lines = capsys.readouterr().out.splitlines()
     assert (
-        len(lines) <= cli.ContRec.from_pretrained(finished / "model").split.n_items - 1
+        len(lines) <= ContRec.from_pretrained(finished / "model").split.n_items - 1
         and max(map(len, lines)) <= 70
     )

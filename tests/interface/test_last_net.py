@@ -1,4 +1,4 @@
-"""Whatever happens in a command ends in a line or two and an exit code, never in a traceback."""
+"""A command ends in a line or two and an exit code, never in a traceback."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ import torch
 import contrec.__main__ as start
 from contrec.foundations import signals
 from contrec.foundations.errors import ContrecError
-from contrec.interface import cli
+from contrec.interface import cli, commands
 
 DEAD_ENDS = ["run", "evaluate", "recommend", "compare", "ablate", "data"]
 
@@ -38,7 +38,7 @@ def failing(monkeypatch, error):
     def fail(args):
         raise error
 
-    monkeypatch.setattr(cli, "data_list_command", fail)
+    monkeypatch.setattr(commands, "data_list_command", fail)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +160,13 @@ def test_messages_cannot_steer_the_terminal(error, capsys, monkeypatch):
 
 
 def test_an_error_that_cannot_be_printed(capsys, monkeypatch):
-    class Odd(Exception):
+    class OddError(Exception):
         def __str__(self):
             raise ValueError("no text")
 
-    failing(monkeypatch, Odd())
+    failing(monkeypatch, OddError())
     code, lines = end(capsys, ["data", "list"])
-    assert code == 1 and "unexpected Odd: Odd." in lines[0]
+    assert code == 1 and "unexpected OddError: OddError." in lines[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -177,7 +177,7 @@ def test_signals_end_a_command_in_a_line_and_leave_the_handlers_alone(
         os.kill(os.getpid(), number)
         time.sleep(5)
 
-    monkeypatch.setattr(cli, "compare_command", stopped)
+    monkeypatch.setattr(commands, "compare_command", stopped)
     before = signal.getsignal(number)
     code, lines = end(capsys, ["compare", "--datasets", "x", "--systems", "y"])
     assert code == 128 + number and lines == [
@@ -271,7 +271,7 @@ def test_arguments_that_cannot_work_are_refused_in_a_line(
         raise AssertionError("something was begun")
 
     for name in ("run_job", "leave_one_out", "Accelerator"):
-        monkeypatch.setattr(cli, name, never)
+        monkeypatch.setattr(commands, name, never)
     code, lines = end(capsys, arguments)
     assert code == 2 and 1 <= len(lines) <= 2 and lines[0].startswith("contrec: "), (
         lines
@@ -372,10 +372,10 @@ def test_hundreds_of_random_argument_lists(capsys, monkeypatch, tmp_path):
         raise ContrecError("cut off here.")
 
     for owner, name in (
-        (cli.catalog, "load"),
-        (cli.catalog, "fetch"),
-        (cli, "run_job"),
-        (cli, "run_study"),
+        (commands.catalog, "load"),
+        (commands.catalog, "fetch"),
+        (commands, "run_job"),
+        (commands, "run_study"),
     ):
         monkeypatch.setattr(owner, name, cut)
     draw, codes = random.Random(23), []
@@ -430,7 +430,7 @@ def table(titles):
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_tables_fit_the_terminal(width):
-    text = cli.fit_table(
+    text = commands.fit_table(
         table(
             [
                 "Toy Story",
@@ -442,18 +442,87 @@ def test_tables_fit_the_terminal(width):
         width,
     )
     lines = text.splitlines()
-    assert len(lines) == 5 and all(cli._width(line) <= width for line in lines)
+    assert len(lines) == 5 and all(commands._width(line) <= width for line in lines)
     assert (
         "Toy Story" in text
         and "..." in text
         and not re.search(r"[\x00-\x09\x0b-\x1f\u202e]", text)
     )
     starts = [line.rindex(" ") for line in lines[:3]]
-    assert len({cli._width(line) for line in lines}) == 1 and starts
+    assert len({commands._width(line) for line in lines}) == 1 and starts
 
 
 def test_a_table_for_a_terminal_of_no_width_is_still_a_table():
-    assert len(cli.fit_table(table(["Toy Story"] * 3), 1).splitlines()) == 4
+    assert len(commands.fit_table(table(["Toy Story"] * 3), 1).splitlines()) == 4
+
+
+# what is imported, and when
+
+HEAVY = ["torch", "transformers", "peft", "faiss", "umap", "pandas", "numpy", "scipy"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import contrec",
+        "import contrec.__main__",
+        "from contrec.interface.cli import parser; parser()",
+        "from contrec.interface.cli import parser; parser().format_help()",
+        "from contrec.interface.cli import parser;"
+        " parser().parse_args(['compare', '--datasets', 'a', '--systems', 'b'])",
+    ],
+)
+def test_the_parser_is_built_without_a_heavy_import(code):
+    code += f"; import sys; print(*(name for name in {HEAVY} if name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
+
+
+def test_figures_and_the_report_import_no_optional_library():
+    code = (
+        "import sys, contrec.interface.report, contrec.interface.result_figures;"
+        " print(*({'peft', 'faiss', 'umap', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["data", "list"], ["run", "--embedding", "linear"]], ids=" ".join
+)
+def test_a_library_that_is_missing_ends_in_a_line(arguments):
+    code = (
+        "import sys; sys.modules['torch'] = None; from contrec.interface.cli import"
+        f" main; raise SystemExit(main({arguments}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("contrec: cannot start: ModuleNotFoundError: import")
+    assert done.stderr.endswith(
+        ". Install contrec again; --debug shows the traceback.\n"
+    )
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_lists_the_names_that_options_accept(capsys):
+    from contrec.data.datasets import DATASETS
+    from contrec.recommender.config import EMBEDDINGS, PRESETS
+    from contrec.studies.systems import FUSED, SYSTEMS
+
+    expected = {
+        "run": [*DATASETS, *EMBEDDINGS, *PRESETS],
+        "compare": [*SYSTEMS, *FUSED],
+    }
+    for command_name, names in expected.items():
+        with pytest.raises(SystemExit):
+            cli.main([command_name, "--help"])
+        page = re.sub(r"\s+", "", capsys.readouterr().out)
+        assert all(re.sub(r"\s+", "", name) in page for name in names)
+        assert "<" not in page
 
 
 # the process itself
@@ -462,7 +531,7 @@ def test_a_table_for_a_terminal_of_no_width_is_still_a_table():
 def command(*arguments, env=None, shell=None, **more):
     environment = (
         {k: v for k, v in os.environ.items() if k != "COLUMNS"}
-        | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+        | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
         | (env or {})
     )
     environment = {k: v for k, v in environment.items() if v is not None}
@@ -522,8 +591,9 @@ def test_strange_environments(env):
 
 def test_a_title_with_accents_on_a_terminal_without(monkeypatch):
     code = (
-        "import contrec.interface.cli as c; c.data_list_command = lambda args:"
-        " print('Am\\u00e9lie'); raise SystemExit(c.main(['data', 'list']))"
+        "from contrec.interface import cli, commands;"
+        " commands.data_list_command = lambda args: print('Am\\u00e9lie');"
+        " raise SystemExit(cli.main(['data', 'list']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -541,7 +611,7 @@ def test_a_stop_while_the_libraries_are_imported(number):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     # the importing has begun when a first library of ours is there
@@ -555,7 +625,7 @@ def test_a_stop_while_the_libraries_are_imported(number):
 
 JOBS = """
 import sys, time
-from contrec.interface import cli
+from contrec.interface import cli, commands
 from contrec.studies.runner import side_by_side
 def slow(n):
     time.sleep(n)
@@ -563,7 +633,7 @@ def compare(args):
     print("begun", flush=True)
     side_by_side(slow, [(300,)] * 3, 2, "comparison")
 if __name__ == "__main__":
-    cli.compare_command = compare
+    commands.compare_command = compare
     sys.exit(cli.main(["compare", "--datasets", "x", "--systems", "y"]))
 """
 
@@ -581,7 +651,7 @@ def test_a_stop_ends_the_workers_too(number, wait, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     process.stdout.readline()
