@@ -45,7 +45,7 @@ RUNS = {
 
 
 class Study(NamedTuple):
-    "A grid file."
+    "What a grid file says."
 
     run: str  # Key of `RUNS`
     datasets: list[str]  # Names for `load_split`
@@ -58,7 +58,7 @@ class Study(NamedTuple):
 
 
 class StudyFile(Schema):
-    "A grid file."
+    "The schema of a grid file."
 
     model_config = ConfigDict(extra="forbid")
     run: str

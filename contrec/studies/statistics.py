@@ -16,15 +16,21 @@ from ..foundations.errors import ConfigError
 from ..ranking.records import config_hash
 
 # %% ../../nbs/8_studies/08_statistics.ipynb #5fc90a6b
-def _interval(values):  # -> mean, low, high, sd; without spread known (one seed) NaN
+def _interval(
+    values,  # (n,) one value per seed
+):  # Mean, low, high, standard deviation
+    "Compute Student's 95% interval; what too few values cannot give is NaN."
     values = np.asarray(values, dtype=float)
     n = len(values)
-    sd = values.std(ddof=1) if n > 1 else np.nan
-    half = stats.t.ppf(0.975, n - 1) * sd / n**0.5 if n > 1 else np.nan
+    if n < 2:
+        return values.sum() if n else np.nan, np.nan, np.nan, np.nan
+    sd = values.std(ddof=1)
+    half = stats.t.ppf(0.975, n - 1) * sd / n**0.5
     return values.mean(), values.mean() - half, values.mean() + half, sd
 
 # %% ../../nbs/8_studies/08_statistics.ipynb #87ec87b0
-def _checked(records, metric):
+def _check_records(records, metric):
+    "Return records with the hash of their settings; raises `ConfigError` if mixed."
     if len(records) == 0:
         raise ConfigError("no records: run the ablation first.")
     if metric not in records:
@@ -32,11 +38,11 @@ def _checked(records, metric):
             f"unknown metric '{metric}'. The records have"
             f" {', '.join(sorted(c for c in records if '@' in str(c))) or 'others'}."
         )
-    contexts = records["context"].map(lambda c: config_hash(c)).nunique()
+    contexts = records["context"].map(config_hash).nunique()
     if contexts > 1:
         raise ConfigError(
             f"these records come from {contexts} different contexts, for instance two"
-            " data sets. Choose those of one."
+            " data sets. Choose the records of one."
         )
     records = records.assign(hash=records["config"].map(config_hash))
     if records.duplicated(["hash", "seed"]).any():
@@ -45,21 +51,21 @@ def _checked(records, metric):
         )
     return records
 
-
+# %% ../../nbs/8_studies/08_statistics.ipynb #a5e30004
 def summary(
     records: pd.DataFrame,  # As from `ablate` or `read_ablation`
     metric: str = "NDCG@10",  # What is averaged
     # One row per configuration: its settings, `seeds`, `failures`, `mean`, `low`,
     # `high`, `sd`
 ) -> pd.DataFrame:
-    """Mean and Student interval over seeds of every configuration.
+    """Compute mean and Student interval over seeds of every configuration.
 
     Raises `ConfigError` for an unknown metric or mixed contexts.
     """
     rows = []
-    for _, part in _checked(records, metric).groupby("hash", sort=False):
+    for _, part in _check_records(records, metric).groupby("hash", sort=False):
         values = part[metric].dropna()
-        mean, low, high, sd = _interval(values) if len(values) else (np.nan,) * 4
+        mean, low, high, sd = _interval(values)
         rows.append(
             {
                 **part["config"].iloc[0],
@@ -74,6 +80,41 @@ def summary(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/8_studies/08_statistics.ipynb #fe786b7d
+def _one_change(default, config):
+    "Return the only setting that differs from the default, or `None`."
+    changed = [
+        name
+        for name in {**default, **config}
+        if name not in config or name not in default or config[name] != default[name]
+    ]
+    return changed[0] if len(changed) == 1 else None
+
+
+def _effect(
+    values,  # Series, seed -> metric of the changed configuration
+    base,  # The same of the default
+):
+    "Compare a configuration with the default on the seeds that both have."
+    shared = values.index.intersection(base.index)
+    difference = (values - base).loc[shared].to_numpy(dtype=float)
+    mean, low, high, _ = _interval(values)
+    middle, below, above, sd = _interval(difference)
+    p = np.nan
+    if len(shared) > 1 and sd > 0:
+        p = float(stats.ttest_1samp(difference, 0).pvalue)
+    return {
+        "seeds": len(shared),
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "difference": middle,
+        "difference low": below,
+        "difference high": above,
+        "p": p,
+        "noise": base.std(ddof=1) if len(base) > 1 else np.nan,
+    }
+
+# %% ../../nbs/8_studies/08_statistics.ipynb #a5e30005
 def effects(
     records: pd.DataFrame,  # As from `ablate` or `read_ablation`
     default: Mapping,  # The configuration that the others are compared with
@@ -81,17 +122,14 @@ def effects(
     # One row per change: `factor`, `value`, `seeds`, `failures`, `mean`, `low`, `high`,
     # `difference` with its `low` and `high`, `p`, `noise`
 ) -> pd.DataFrame:
-    """Paired difference from the default of every configuration that changes one
-    setting, largest loss first.
+    """Compute the paired difference of every single change from the default.
 
-    Raises `ConfigError` where the default was not run.
+    The largest loss comes first. Raises `ConfigError` if the default was not run, or if
+    no record changes exactly one setting.
     """
-    records = _checked(records, metric)
-    base = (
-        records[records["hash"] == config_hash(dict(default))]
-        .set_index("seed")[metric]
-        .dropna()
-    )
+    records = _check_records(records, metric)
+    own = records[records["hash"] == config_hash(dict(default))]
+    base = own.set_index("seed")[metric].dropna()
     if not len(base):
         raise ConfigError(
             f"the default {dict(default)} is not among the records. Run it, or give the"
@@ -100,51 +138,20 @@ def effects(
     rows = []
     for _, part in records.groupby("hash", sort=False):
         config = part["config"].iloc[0]
-        changed = [
-            k
-            for k in {**default, **config}
-            if k not in config or k not in default or config[k] != default[k]
-        ]
-        if len(changed) != 1:
+        factor = _one_change(default, config)
+        if factor is None:
             continue
-        values = part.set_index("seed")[metric].dropna()
-        shared = values.index.intersection(base.index)
-        mean, low, high, _ = _interval(values) if len(values) else (np.nan,) * 4
-        difference = (values - base).loc[shared].to_numpy(dtype=float)
-        middle, below, above, sd = (
-            _interval(difference) if len(shared) else (np.nan,) * 4
-        )
-        p = (
-            float(stats.ttest_1samp(difference, 0).pvalue)
-            if len(shared) > 1 and sd > 0
-            else np.nan
-        )
-        rows.append(
-            {
-                "factor": changed[0],
-                "value": config.get(changed[0], "absent"),
-                "seeds": len(shared),
-                "failures": int(part["failed"].notna().sum()),
-                "mean": mean,
-                "low": low,
-                "high": high,
-                "difference": middle,
-                "difference low": below,
-                "difference high": above,
-                "p": p,
-                "noise": base.std(ddof=1) if len(base) > 1 else np.nan,
-            }
-        )
+        effect = _effect(part.set_index("seed")[metric].dropna(), base)
+        row = {"factor": factor, "value": config.get(factor, "absent")}
+        row |= {"seeds": effect.pop("seeds")}
+        rows.append(row | {"failures": int(part["failed"].notna().sum())} | effect)
     if not rows:
         raise ConfigError(
             "no record changes exactly one setting of the default. Run a grid in the"
             " mode each."
         )
-    # As they were given: 20 stays 20 beside 0.5
-    values = pd.Series([r["value"] for r in rows], dtype=object)
-    return (
-        pd.DataFrame(rows)
-        .assign(value=values)
-        .sort_values("difference", kind="stable", na_position="last")
-        .reset_index(drop=True)
-    )
+    # Values keep their types: 20 stays 20 beside 0.5
+    values = pd.Series([row["value"] for row in rows], dtype=object)
+    table = pd.DataFrame(rows).assign(value=values)
+    table = table.sort_values("difference", kind="stable", na_position="last")
+    return table.reset_index(drop=True)
