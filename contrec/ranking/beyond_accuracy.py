@@ -21,7 +21,7 @@ def coverage(
     ids: np.ndarray,  # (n, k) ranked item numbers, -1 for none
     n_items: int,  # Size of the catalogue
 ) -> float:  # 0 to 1
-    "The share of all items that are in at least one list."
+    "Return the share of all items that are in at least one list."
     return len(np.unique(ids[ids >= 0])) / n_items
 
 
@@ -30,7 +30,7 @@ def novelty(
     counts: np.ndarray,  # (n_items,) users who have the item in training
     n_users: int,  # Users in training
 ) -> float:  # Bits
-    """Mean self-information of the items shown.
+    """Compute the mean self-information of the items shown.
 
     An item of no user counts as one of half a user.
     """
@@ -42,7 +42,7 @@ def diversity(
     features: np.ndarray,  # (n_items, f) for instance categories 0/1, or latents
     # (n,) 0 where all items of a list are alike, NaN for lists of fewer than two items
 ) -> np.ndarray:
-    """Mean cosine distance between the items of each list.
+    """Compute the mean cosine distance between the items of each list.
 
     An item without features is unlike every other.
     """
@@ -61,7 +61,7 @@ def miscalibration(
     # (n,) bits, 0 (same shares) to 1 (nothing in common); NaN where either side has no
     # category
 ) -> np.ndarray:
-    "Jensen-Shannon divergence between the category shares of history and list."
+    "Compute the Jensen-Shannon divergence of the categories of history and list."
     # An item of two categories counts half for each
     shares = categories / np.maximum(categories.sum(1, keepdims=True), 1)
     p = histories.to_csr(len(categories)) @ shares
@@ -77,8 +77,9 @@ def history_groups(
     split: Split,  # Histories
     part: str = "test",  # Of which part
 ) -> np.ndarray:  # (n_users,) str
-    """`short history` for users with at most the median number of seen items, else
-    `long history`.
+    """Name every user's group by the length of the history.
+
+    `short history` for at most the median number of seen items, else `long history`.
     """
     lengths = split.histories(part).lengths
     return np.where(lengths <= np.median(lengths), "short history", "long history")
@@ -88,14 +89,15 @@ def popularity_groups(
     split: Split,  # Training interactions and targets
     part: str = "test",  # Of which part
 ) -> np.ndarray:  # (n_users,) str
-    """`rare target` for users whose target is in the less popular half of the catalogue
-    by training interactions, else `popular target`.
+    """Name every user's group by the popularity of the target.
+
+    `rare target` for the less popular half of the catalogue by training interactions,
+    else `popular target`.
     """
-    place = np.empty(split.n_items, dtype=int)
-    place[np.argsort(split.counts, kind="stable")] = np.arange(split.n_items)
-    return np.where(
-        place[split.targets(part)] < split.n_items // 2, "rare target", "popular target"
-    )
+    rank = np.empty(split.n_items, dtype=int)
+    rank[np.argsort(split.counts, kind="stable")] = np.arange(split.n_items)
+    is_rare = rank[split.targets(part)] < split.n_items // 2
+    return np.where(is_rare, "rare target", "popular target")
 
 
 def by_group(
@@ -103,7 +105,7 @@ def by_group(
     groups: np.ndarray,  # (n_users,) names
     draws: int = 10000,  # Of the bootstrap
 ) -> pd.DataFrame:  # One row per group: users, mean, low, high
-    "Mean and interval of a metric in every group of users."
+    "Compute mean and interval of a metric in every group of users."
     return pd.DataFrame(
         [
             {"group": g, "users": int((groups == g).sum())}
@@ -113,12 +115,38 @@ def by_group(
     )
 
 # %% ../../nbs/2_ranking/06_beyond_accuracy.ipynb #1238e2f9
+def _category_measures(ids, split, part, k):
+    "Return diversity and miscalibration, if the items have categories."
+    if not split.categories:
+        return {}
+    categories, out = split.category_matrix(), {}
+    for name, values in (
+        ("diversity", diversity(ids, categories)),
+        ("miscalibration", miscalibration(ids, split.histories(part), categories)),
+    ):
+        if not np.isnan(values).all():
+            out[f"{name}@{k}"] = float(np.nanmean(values))
+    return out
+
+
+def _group_means(evaluation, split, k):
+    "Return NDCG@k by length of the history and by popularity of the target."
+    values, out = evaluation.per_user[f"NDCG@{k}"], {}
+    for groups in (
+        history_groups(split, evaluation.part),
+        popularity_groups(split, evaluation.part),
+    ):
+        for group in np.unique(groups):
+            out[f"NDCG@{k} {group}"] = float(values[groups == group].mean())
+    return out
+
+# %% ../../nbs/2_ranking/06_beyond_accuracy.ipynb #c6e00002
 def beyond_accuracy(
     evaluation: Evaluation,  # Lists of every user
     split: Split,  # The split it was made on
     k: int = 10,  # Length of the lists that are looked at
 ) -> dict[str, float]:  # Flat, as `write_record` takes it
-    """Coverage, novelty, diversity and miscalibration at `k`, and NDCG@k by group.
+    """Compute the four measures at `k`, and NDCG@k by group.
 
     Raises `ConfigError` for another split or lists shorter than `k`.
     """
@@ -132,29 +160,13 @@ def beyond_accuracy(
             f"the evaluation of {evaluation.system} has no cut-off {k}, only"
             f" {', '.join(map(str, evaluation.ks))}."
         )
-    ids, out = evaluation.ids[:, :k], {}
+    ids = evaluation.ids[:, :k]
     seen_by = np.asarray((split.train_matrix() > 0).sum(0)).ravel()
-    out[f"coverage@{k}"], out[f"novelty@{k}"] = (
-        coverage(ids, split.n_items),
-        novelty(ids, seen_by, split.n_users),
-    )
-    if split.categories:
-        categories = split.category_matrix()
-        for name, values in (
-            ("diversity", diversity(ids, categories)),
-            (
-                "miscalibration",
-                miscalibration(ids, split.histories(evaluation.part), categories),
-            ),
-        ):
-            if not np.isnan(values).all():
-                out[f"{name}@{k}"] = float(np.nanmean(values))
-    for groups in (
-        history_groups(split, evaluation.part),
-        popularity_groups(split, evaluation.part),
-    ):
-        out |= {
-            f"NDCG@{k} {g}": float(evaluation.per_user[f"NDCG@{k}"][groups == g].mean())
-            for g in np.unique(groups)
+    return (
+        {
+            f"coverage@{k}": coverage(ids, split.n_items),
+            f"novelty@{k}": novelty(ids, seen_by, split.n_users),
         }
-    return out
+        | _category_measures(ids, split, evaluation.part, k)
+        | _group_means(evaluation, split, k)
+    )

@@ -6,12 +6,14 @@
 __all__ = ['Evaluation', 'evaluate', 'compare']
 
 # %% ../../nbs/2_ranking/05_evaluation.ipynb #d0000002
+import html
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 
 from ..data.split import Split
 from ..foundations.errors import ConfigError
@@ -26,7 +28,7 @@ from contrec.ranking.metrics import (
 from .recommender import Recommender
 
 # %% ../../nbs/2_ranking/05_evaluation.ipynb #23f47850
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     "What one system reached on one part of one split."
 
@@ -56,8 +58,31 @@ class Evaluation:
     def users_per_second(self) -> float:
         return len(self.ranks) / max(self.seconds, 1e-9)
 
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name} {v:.4f}" for name, v in self.metrics.items())
+        return (
+            f"Evaluation({self.system} on {self.dataset}, {self.part},"
+            f" {len(self.ranks):,} users: {metrics})"
+        )
+
+# %% ../../nbs/2_ranking/05_evaluation.ipynb #c5e00002
+@patch
+def _repr_html_(self: Evaluation) -> str:
+    title = (
+        f"{self.system} on {self.dataset}, {self.part}: {len(self.ranks):,} users,"
+        f" {self.unreachable:,} targets unreachable, {self.seconds:.2f} s"
+    )
+    rows = {
+        f"@{k}": {name: self.metrics[f"{name}@{k}"] for name in ("HR", "NDCG", "MRR")}
+        for k in self.ks
+    }
+    table = pd.DataFrame(rows).T.to_html(float_format="%.4f", border=0)
+    return f"<p>{html.escape(title)}</p>{table}"
+
 # %% ../../nbs/2_ranking/05_evaluation.ipynb #cb715967
 def _check_lists(name, ids, histories, n_items, k):
+    "Raise `ConfigError` for lists that break the rules."
+
     def refuse(bad, what):
         raise ConfigError(
             f"{name}: the list of user {int(np.flatnonzero(bad.any(1))[0])} {what}. The"
@@ -121,8 +146,9 @@ def evaluate(
         seconds,
     )
 
-# %% ../../nbs/2_ranking/05_evaluation.ipynb #f8da8641
-def _rows(results):
+# %% ../../nbs/2_ranking/05_evaluation.ipynb #c5e00010
+def _as_table(results):
+    "Return one row per run."
     if isinstance(results, pd.DataFrame):
         return results
     return pd.DataFrame(
@@ -141,17 +167,104 @@ def _rows(results):
         ]
     )
 
-
-def _one(table, column, what):
+# %% ../../nbs/2_ranking/05_evaluation.ipynb #c5e00011
+def _require_one(table, column, what):
+    "Raise `ConfigError` for a column with more than one value."
     values = table[column].unique()
     if len(values) > 1:
         raise ConfigError(
             f"these results are not comparable: they come from different {what}"
             f" ({', '.join(map(str, values[:3]))}). Choose the rows of one."
         )
-    return values[0]
 
 
+def _check_comparable(rows, dataset, reference):
+    "Raise `ConfigError` for runs on one data set that cannot stand in one table."
+    _require_one(rows, "split_sha256", f"splits of {dataset}")
+    if reference is not None and reference not in set(rows["system"]):
+        raise ConfigError(
+            f"the reference '{reference}' is not among the systems on {dataset}:"
+            f" {', '.join(rows['system'].unique())}."
+        )
+    twice = rows.duplicated(["system", "seed"])
+    if twice.any():
+        raise ConfigError(
+            f"{rows['system'][twice].iloc[0]} is there twice with one seed on"
+            f" {dataset}. Keep one of the two."
+        )
+
+# %% ../../nbs/2_ranking/05_evaluation.ipynb #c5e00012
+def _mean_over_seeds(rows, ks):
+    "Return every system's metrics per user, averaged over its seeds."
+    users = {}
+    for system, runs in rows.groupby("system", sort=False):
+        seeds = [from_ranks(ranks, ks) for ranks in runs["ranks"]]
+        users[system] = {
+            name: np.mean(np.stack([seed[name] for seed in seeds]), axis=0)
+            for name in seeds[0]
+        }
+    return users
+
+
+def _estimate(runs, per_user, ks, metric, draws, seed):
+    "Return a system's means, the interval of `metric`, and its spread over seeds."
+    interval = bootstrap(per_user[metric], draws, seed)
+    row = summarise(per_user) | {"low": interval.low, "high": interval.high}
+    if len(runs) > 1:
+        means = [from_ranks(ranks, ks)[metric].mean() for ranks in runs["ranks"]]
+        row["sd over seeds"] = float(np.std(means, ddof=1))
+    return row
+
+# %% ../../nbs/2_ranking/05_evaluation.ipynb #c5e00013
+def _contrast(values, reference, draws, seed):
+    "Return the paired difference of two systems, `values` minus `reference`."
+    contrast = paired_bootstrap(values, reference, draws, seed)
+    return {
+        "difference": contrast.difference,
+        "difference low": contrast.low,
+        "difference high": contrast.high,
+        "p": contrast.p,
+    }
+
+
+def _costs(runs):
+    "Return the devices and the mean costs of a system's runs, as far as known."
+    row = {}
+    if "device" in runs:
+        names = {
+            name
+            for recorded in runs["device"].dropna()
+            for name in recorded.split(", ")
+        }
+        row["device"] = ", ".join(sorted(names))
+    for column in ("seconds", "peak_mb", "parameters", "users_per_second"):
+        if column in runs and runs[column].notna().any():
+            row[column] = runs[column].mean()
+    return row
+
+# %% ../../nbs/2_ranking/05_evaluation.ipynb #c5e00014
+def _compare_dataset(rows, dataset, metric, reference, draws, seed):
+    "Return one row per system on one data set."
+    _check_comparable(rows, dataset, reference)
+    ks = tuple(sorted(set.intersection(*map(set, rows["ks"]))))
+    users = _mean_over_seeds(rows, ks)
+    known = next(iter(users.values()))
+    if metric not in known:
+        raise ConfigError(
+            f"unknown metric '{metric}'. These results have {', '.join(known)}."
+        )
+    out = []
+    for system, runs in rows.groupby("system", sort=False):
+        row = {"dataset": dataset, "system": system, "seeds": len(runs)}
+        row |= _estimate(runs, users[system], ks, metric, draws, seed)
+        if reference is not None and system != reference:
+            row |= _contrast(
+                users[system][metric], users[reference][metric], draws, seed
+            )
+        out.append(row | _costs(runs))
+    return out
+
+# %% ../../nbs/2_ranking/05_evaluation.ipynb #c5e00015
 def compare(
     # Evaluations, or rows of `read_records`
     results: Sequence[Evaluation] | pd.DataFrame,
@@ -164,88 +277,19 @@ def compare(
     # `difference` from the reference with `difference low`, `difference high` and `p`,
     # costs
 ) -> pd.DataFrame:
-    """The comparison table.
+    """Make the comparison table.
 
-    Raises `ConfigError` where parts or splits are mixed, a system is twice in one seed,
-    or a name is unknown.
+    Raises `ConfigError` if parts or splits are mixed, a system is there twice with one
+    seed, or a name is unknown.
     """
-    table, out = _rows(results), []
+    table, out = _as_table(results), []
     if len(table) == 0:
         raise ConfigError("nothing to compare: give at least one evaluation or record.")
-    _one(table, "part", "parts")
+    _require_one(table, "part", "parts")
     for dataset, rows in table.groupby("dataset", sort=False):
-        _one(rows, "split_sha256", f"splits of {dataset}")
-        if reference is not None and reference not in set(rows["system"]):
-            raise ConfigError(
-                f"the reference '{reference}' is not among the systems on {dataset}:"
-                f" {', '.join(rows['system'].unique())}."
-            )
-        if rows.duplicated(["system", "seed"]).any():
-            raise ConfigError(
-                f"{rows['system'][rows.duplicated(['system', 'seed'])].iloc[0]} is"
-                f" there twice with one seed on {dataset}. Keep one of the two."
-            )
-        ks = tuple(sorted(set.intersection(*map(set, rows["ks"]))))
-        users = {
-            s: {
-                m: np.mean(v, axis=0)
-                for m, v in _stack([from_ranks(r, ks) for r in part["ranks"]]).items()
-            }
-            for s, part in rows.groupby("system", sort=False)
-        }
-        if metric not in next(iter(users.values())):
-            raise ConfigError(
-                f"unknown metric '{metric}'. These results have"
-                f" {', '.join(next(iter(users.values())))}."
-            )
-        for system, part in rows.groupby("system", sort=False):
-            interval = bootstrap(users[system][metric], draws, seed)
-            row = (
-                {"dataset": dataset, "system": system, "seeds": len(part)}
-                | summarise(users[system])
-                | {"low": interval.low, "high": interval.high}
-            )
-            if len(part) > 1:
-                row["sd over seeds"] = float(
-                    np.std(
-                        [from_ranks(r, ks)[metric].mean() for r in part["ranks"]],
-                        ddof=1,
-                    )
-                )
-            if reference is not None and system != reference:
-                contrast = paired_bootstrap(
-                    users[system][metric], users[reference][metric], draws, seed
-                )
-                row |= {
-                    "difference": contrast.difference,
-                    "difference low": contrast.low,
-                    "difference high": contrast.high,
-                    "p": contrast.p,
-                }
-            if "device" in part:
-                row["device"] = ", ".join(
-                    sorted(
-                        {
-                            name
-                            for told in part["device"].dropna()
-                            for name in told.split(", ")
-                        }
-                    )
-                )
-            out.append(
-                row
-                | {
-                    c: part[c].mean()
-                    for c in ("seconds", "peak_mb", "parameters", "users_per_second")
-                    if c in part and part[c].notna().any()
-                }
-            )
+        out += _compare_dataset(rows, dataset, metric, reference, draws, seed)
     return (
         pd.DataFrame(out)
         .sort_values(["dataset", metric], ascending=[True, False], kind="stable")
         .reset_index(drop=True)
     )
-
-
-def _stack(dicts):
-    return {k: np.stack([d[k] for d in dicts]) for k in dicts[0]}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 from einops import rearrange
+from fastcore.basics import patch
 from implicit.cpu.als import AlternatingLeastSquares
 from scipy import linalg, sparse
 from threadpoolctl import threadpool_limits
@@ -82,40 +83,44 @@ class ItemKNN(Recommender):
         self.neighbours, self.shrink, self.decay = neighbours, shrink, decay
         self.name = "item-kNN" if decay is None else "item-kNN, recency"
 
-    def fit(self, split: Split, log: Callable | None = None) -> "ItemKNN":
-        "Similarity of all pairs of items, the `neighbours` best of each column kept."
-        self.split, parts = split, []
-        users = split.train_matrix()
-        items = users.T.tocsr()
-        norm = np.sqrt(np.asarray(items.power(2).sum(1)).ravel())
-        # a block of rows at a time, 80 MB at most
-        step = max(1, min(512, 20_000_000 // split.n_items))
-        for start in range(0, split.n_items, step):
-            # how many users two items share
-            block = (items[start : start + step] @ users).toarray()
-            size = norm[start : start + 512, None] * norm + self.shrink
-            block = np.divide(block, size, out=np.zeros_like(block), where=size > 0)
-            block[np.arange(len(block)), np.arange(start, start + len(block))] = -np.inf
-            parts.append(top_k(block, min(self.neighbours, split.n_items - 1)))
-        ids, values = (
-            np.concatenate([p.ids for p in parts]),
-            np.concatenate([p.scores for p in parts]),
-        )
-        rows = np.repeat(np.arange(split.n_items), ids.shape[1])
-        kept = values.ravel() > 0
-        # column j: neighbours of j
-        self.similarity = sparse.csr_matrix(
-            (values.ravel()[kept], (ids.ravel()[kept], rows[kept])),
-            shape=(split.n_items,) * 2,
-        )
-        return self
+# %% ../../nbs/2_ranking/03_linear.ipynb #eddafed3
+@patch
+def fit(self: ItemKNN, split: Split, log: Callable | None = None) -> "ItemKNN":
+    "Similarity of all pairs of items, the `neighbours` best of each column kept."
+    self.split, parts = split, []
+    users = split.train_matrix()
+    items = users.T.tocsr()
+    norm = np.sqrt(np.asarray(items.power(2).sum(1)).ravel())
+    # a block of rows at a time, 80 MB at most
+    step = max(1, min(512, 20_000_000 // split.n_items))
+    for start in range(0, split.n_items, step):
+        # how many users two items share
+        block = (items[start : start + step] @ users).toarray()
+        size = norm[start : start + 512, None] * norm + self.shrink
+        block = np.divide(block, size, out=np.zeros_like(block), where=size > 0)
+        block[np.arange(len(block)), np.arange(start, start + len(block))] = -np.inf
+        parts.append(top_k(block, min(self.neighbours, split.n_items - 1)))
+    ids, values = (
+        np.concatenate([p.ids for p in parts]),
+        np.concatenate([p.scores for p in parts]),
+    )
+    rows = np.repeat(np.arange(split.n_items), ids.shape[1])
+    kept = values.ravel() > 0
+    # column j: neighbours of j
+    self.similarity = sparse.csr_matrix(
+        (values.ravel()[kept], (ids.ravel()[kept], rows[kept])),
+        shape=(split.n_items,) * 2,
+    )
+    return self
 
-    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-        "Sum over the history of weight times similarity."
-        return (
-            histories.to_csr(self.split.n_items, recency(histories, self.decay))
-            @ self.similarity
-        ).toarray()
+
+@patch
+def _score(self: ItemKNN, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
+    "Sum over the history of weight times similarity."
+    return (
+        histories.to_csr(self.split.n_items, recency(histories, self.decay))
+        @ self.similarity
+    ).toarray()
 
 # %% ../../nbs/2_ranking/03_linear.ipynb #c011d68e
 _BLOCK = 256  # Rows of a large matrix that are worked on at a time
@@ -130,7 +135,7 @@ def ease_memory(
     """
     return 12 * n_items**2 + 40 * _BLOCK * n_items
 
-
+# %% ../../nbs/2_ranking/03_linear.ipynb #5fc87ea3
 def ease_weights(
     matrix: sparse.csr_matrix,  # (n_users, n_items) interactions
     regularisation: float,  # The ridge, in units of interactions
@@ -165,7 +170,7 @@ def ease_weights(
     np.fill_diagonal(weights, 0)
     return weights
 
-
+# %% ../../nbs/2_ranking/03_linear.ipynb #88e10bb1
 def _gram(matrix):
     """(n, n) float64, column by column in memory.
 
@@ -235,47 +240,53 @@ class IALS(Recommender):
             self.threads,
         ) = (factors, regularisation, alpha, iterations, seed, threads)
 
-    def fit(self, split: Split, log: Callable | None = None) -> "IALS":
-        """Alternate; only the item vectors are kept.
+# %% ../../nbs/2_ranking/03_linear.ipynb #95748663
+@patch
+def fit(self: IALS, split: Split, log: Callable | None = None) -> "IALS":
+    """Alternate; only the item vectors are kept.
 
-        Raises `MemoryBudgetError` where folding in would take too much.
-        """
-        check_memory(
-            f"iALS with {self.factors} factors on {split.n_items:,} items",
-            8 * split.n_items * self.factors**2,
-            "Use fewer factors.",
+    Raises `MemoryBudgetError` where folding in would take too much.
+    """
+    check_memory(
+        f"iALS with {self.factors} factors on {split.n_items:,} items",
+        8 * split.n_items * self.factors**2,
+        "Use fewer factors.",
+    )
+    # many small solves: threads inside each only get in the way
+    with threadpool_limits(1, "blas"):
+        model = AlternatingLeastSquares(
+            self.factors,
+            regularization=self.regularisation,
+            alpha=self.alpha,
+            iterations=self.iterations,
+            random_state=self.seed,
+            num_threads=self.threads,
         )
-        # many small solves: threads inside each only get in the way
-        with threadpool_limits(1, "blas"):
-            model = AlternatingLeastSquares(
-                self.factors,
-                regularization=self.regularisation,
-                alpha=self.alpha,
-                iterations=self.iterations,
-                random_state=self.seed,
-                num_threads=self.threads,
-            )
-            model.fit(split.train_matrix(), show_progress=False)
-        self.items, self.split = model.item_factors.astype(np.float64), split
-        return self
+        model.fit(split.train_matrix(), show_progress=False)
+    self.items, self.split = model.item_factors.astype(np.float64), split
+    return self
 
-    def fold_in(
-        self,
-        histories: Ragged,  # Item numbers, one row per user
-    ) -> np.ndarray:  # (n, factors) float64, zeros for an empty history
-        "User vectors in closed form (Hu, Koren and Volinsky 2008, equation 4)."
-        seen = histories.to_csr(len(self.items)).astype(np.float64)
-        seen.data[:] = 1
-        outer = rearrange(
-            np.einsum("if,ig->ifg", self.items, self.items), "i f g -> i (f g)"
-        )
-        extra = rearrange(seen @ outer, "n (f g) -> n f g", f=self.factors)
-        common = self.items.T @ self.items + self.regularisation * np.eye(self.factors)
-        return np.linalg.solve(
-            common + (self.alpha - 1) * extra,
-            (self.alpha * (seen @ self.items))[..., None],
-        )[..., 0]
+# %% ../../nbs/2_ranking/03_linear.ipynb #520790d6
+@patch
+def fold_in(
+    self: IALS,
+    histories: Ragged,  # Item numbers, one row per user
+) -> np.ndarray:  # (n, factors) float64, zeros for an empty history
+    "User vectors in closed form (Hu, Koren and Volinsky 2008, equation 4)."
+    seen = histories.to_csr(len(self.items)).astype(np.float64)
+    seen.data[:] = 1
+    outer = rearrange(
+        np.einsum("if,ig->ifg", self.items, self.items), "i f g -> i (f g)"
+    )
+    extra = rearrange(seen @ outer, "n (f g) -> n f g", f=self.factors)
+    common = self.items.T @ self.items + self.regularisation * np.eye(self.factors)
+    return np.linalg.solve(
+        common + (self.alpha - 1) * extra,
+        (self.alpha * (seen @ self.items))[..., None],
+    )[..., 0]
 
-    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-        "Inner products of the folded-in user with the items."
-        return (self.fold_in(histories) @ self.items.T).astype(np.float32)
+
+@patch
+def _score(self: IALS, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
+    "Inner products of the folded-in user with the items."
+    return (self.fold_in(histories) @ self.items.T).astype(np.float32)

@@ -194,7 +194,7 @@ def recommend(
 def _require(recommender, truth, what):
     assert truth, f"{recommender.name}: {what}"
 
-
+# %% ../../nbs/2_ranking/02_recommender.ipynb #1c64880b
 def _check_scores(recommender, histories, users):
     "Check shape, type, and that a row's scores do not depend on the other rows."
     scores = recommender.score(histories, users)
@@ -379,7 +379,7 @@ def _check_borders(recommender):
         "lists longer than the catalogue are not filled with -1 and -inf",
     )
 
-
+# %% ../../nbs/2_ranking/02_recommender.ipynb #cc7c2542
 def _check_empty_histories(recommender):
     "Check that an empty history is refused by what reads histories only."
     some, n_items = Ragged.from_lists([[0], []]), recommender.split.n_items

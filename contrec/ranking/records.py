@@ -45,7 +45,7 @@ class Cost:
 
 
 def _peak_mb(device):
-    "Most memory since `_begin_anew`, in MiB: of a GPU, or of the process."
+    "Return the most memory since `_reset_peak`, in MiB: of a GPU or the process."
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     with contextlib.suppress(OSError, StopIteration):  # Linux
@@ -60,21 +60,21 @@ def _peak_mb(device):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _begin_anew(device):
-    "Set the high-water mark to what is in use now, where the platform can."
+def _reset_peak(device):
+    "Set the high-water mark to what is in use now, if the platform can."
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-# Blocks that are being measured: their devices, and the peaks that they had before a
-# block inside them began
-_open = []
+# The blocks that are being measured, the outermost first: their devices, and the peaks
+# that they had before an inner block began
+_open_blocks = []
 
-
+# %% ../../nbs/2_ranking/07_records.ipynb #1957ae41
 def _larger(*peaks):
-    "The largest peak that is known."
+    "Return the largest peak that is known."
     return max((peak for peak in peaks if peak is not None), default=None)
 
 
@@ -87,24 +87,24 @@ def measured(
     A block inside it takes nothing from its peak.
     """
     cost, device = Cost(device=device_name(device)), device_of(device)
-    for outer in _open:
+    for outer in _open_blocks:
         outer["peak"] = _larger(outer["peak"], _peak_mb(outer["device"]))
     mine = {"device": device, "peak": None}
-    _open.append(mine)
-    _begin_anew(device)
+    _open_blocks.append(mine)
+    _reset_peak(device)
     began = time.perf_counter()
     try:
         yield cost
     finally:
         cost.seconds = time.perf_counter() - began
         cost.peak_mb = _larger(mine["peak"], _peak_mb(device))
-        _open[:] = [block for block in _open if block is not mine]
+        _open_blocks[:] = [block for block in _open_blocks if block is not mine]
 
 # %% ../../nbs/2_ranking/07_records.ipynb #1dfdcad8
 def config_hash(
     config: dict,  # Anything JSON can hold
 ) -> str:  # 12 hexadecimal digits
-    """A short name for a configuration.
+    """Return a short name for a configuration.
 
     Equal for equal settings, whatever the order of the keys.
     """
@@ -116,7 +116,7 @@ def config_hash(
 # 40 hexadecimal digits, with `+` behind them if files were changed since; `None`
 # outside of a repository
 def commit() -> str | None:
-    "The commit of the package's own source tree."
+    "Return the commit of the package's own source tree."
     folder = Path(importlib.util.find_spec("contrec").origin).parent
 
     def git(*arguments):
@@ -140,7 +140,21 @@ def _slug(*parts):
         re.sub(r"[^a-z0-9.]+", "-", str(p).lower()).strip("-") for p in parts
     )
 
+# %% ../../nbs/2_ranking/07_records.ipynb #768a43d3
+def _record_path(folder, evaluation, seed):
+    "Return the path of a record; raise `ConfigError` if another system has it."
+    name = _slug(evaluation.dataset, evaluation.system, seed)
+    if evaluation.part != "test":
+        name += f"--{evaluation.part}"
+    path = Path(folder) / f"{name}.json"
+    if path.exists() and (other := read_json(path).get("system")) != evaluation.system:
+        raise ConfigError(
+            f"{path} is the record of '{other}', and '{evaluation.system}' would have"
+            " the same file name. Rename one of the systems."
+        )
+    return path
 
+# %% ../../nbs/2_ranking/07_records.ipynb #c7e00001
 def write_record(
     folder: str | Path,  # Where records are kept
     evaluation: Evaluation,  # What was reached
@@ -152,43 +166,30 @@ def write_record(
 ) -> Path:  # The JSON file; the ranks are beside it with the ending .npz
     """Write the record of one run.
 
-    Raises `ConfigError` where another system's name gives the same file name.
+    Raises `ConfigError` if another system's name gives the same file name.
     """
-    name = _slug(evaluation.dataset, evaluation.system, seed) + (
-        "" if evaluation.part == "test" else f"--{evaluation.part}"
-    )
-    path, cost = Path(folder) / f"{name}.json", cost or Cost()
-    if path.exists() and (other := read_json(path).get("system")) != evaluation.system:
-        raise ConfigError(
-            f"{path} is the record of '{other}', and '{evaluation.system}' would have"
-            " the same file name. Rename one of the systems."
-        )
+    path, cost = _record_path(folder, evaluation, seed), cost or Cost()
     with atomic_path(path.with_suffix(".npz")) as p, open(p, "wb") as f:
         np.savez_compressed(f, ranks=evaluation.ranks.astype(np.int32))
-    write_json(
-        path,
-        {
-            "dataset": evaluation.dataset,
-            "system": evaluation.system,
-            "seed": seed,
-            "part": evaluation.part,
-            "config": config,
-            "config_hash": config_hash(config),
-            "split_sha256": evaluation.split_sha256,
-            "commit": commit(),
-            "seconds": cost.seconds,
-            "peak_mb": cost.peak_mb,
-            "device": cost.device,
-            "parameters": parameters,
-            "users_per_second": evaluation.users_per_second,
-            "n_users": len(evaluation.ranks),
-            "unreachable": evaluation.unreachable,
-            "ks": list(evaluation.ks),
-            "metrics": evaluation.metrics,
-            "beyond": beyond or {},
-            "versions": environment(),
-        },
-    )
+    record = {
+        **{name: getattr(evaluation, name) for name in ("dataset", "system")},
+        "seed": seed,
+        "part": evaluation.part,
+        "config": config,
+        "config_hash": config_hash(config),
+        "split_sha256": evaluation.split_sha256,
+        "commit": commit(),
+        **{name: getattr(cost, name) for name in ("seconds", "peak_mb", "device")},
+        "parameters": parameters,
+        "users_per_second": evaluation.users_per_second,
+        "n_users": len(evaluation.ranks),
+        "unreachable": evaluation.unreachable,
+        "ks": list(evaluation.ks),
+        "metrics": evaluation.metrics,
+        "beyond": beyond or {},
+        "versions": environment(),
+    }
+    write_json(path, record)
     return path
 
 # %% ../../nbs/2_ranking/07_records.ipynb #6931a700
@@ -215,7 +216,7 @@ class RunRecord(Schema):
     versions: dict[str, Any] = {}
     beyond: dict[str, float | None] = {}
 
-
+# %% ../../nbs/2_ranking/07_records.ipynb #3551d4ac
 def _read_record(path):
     record = read_checked(
         path,
@@ -248,6 +249,11 @@ def _read_record(path):
     return record | {"ranks": ranks, "path": str(path)}
 
 # %% ../../nbs/2_ranking/07_records.ipynb #d08e418d
+def _device(record):
+    "Return what did the work; early records name it among their versions only."
+    return {"device": record.get("device") or record.get("versions", {}).get("device")}
+
+
 def read_records(
     folder: str | Path,  # As given to `write_record`
     # One row per record; a column per field and per metric, and `ranks` with an array
@@ -255,26 +261,24 @@ def read_records(
 ) -> pd.DataFrame:
     """Read all records of a folder.
 
-    Raises `CheckpointError` where one is damaged or there is none.
+    Raises `CheckpointError` if one is damaged or there is none.
     """
     records = [_read_record(p) for p in sorted(Path(folder).glob("*.json"))]
     if not records:
         raise CheckpointError(
             f"{folder} holds no records. Check the folder, or run a comparison first."
         )
-    # Early records tell it among their versions only
-    where = lambda r: {"device": r.get("device") or r.get("versions", {}).get("device")}
     return pd.DataFrame(
         [
             {k: v for k, v in r.items() if k not in ("metrics", "beyond")}
-            | where(r)
+            | _device(r)
             | r["metrics"]
             | r.get("beyond", {})
             for r in records
         ]
     )
 
-
+# %% ../../nbs/2_ranking/07_records.ipynb #f6dea51f
 def find_record(
     folder: str | Path,  # As given to `write_record`
     split: Split,  # The split it must be about
@@ -284,10 +288,9 @@ def find_record(
     # The whole record with `ranks`, or `None` where there is none for exactly these
     # settings and this split
 ) -> dict | None:
-    """The cache of a runner.
+    """Find a finished test run with the same settings, seed and split.
 
-    A finished test run with the same settings, seed and split; raises `CheckpointError`
-    where it is damaged.
+    Raises `CheckpointError` if the record is damaged.
     """
     path = Path(folder) / f"{_slug(split.name, system, seed)}.json"
     if not path.exists():

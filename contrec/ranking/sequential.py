@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from einops import rearrange
+from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 
@@ -154,7 +155,7 @@ def generalised_bce(
     """
     return -(beta * F.logsigmoid(positive) + F.logsigmoid(-negative).sum(1)).mean()
 
-
+# %% ../../nbs/2_ranking/04_sequential.ipynb #c7c27481
 def some_scores(
     hidden: torch.Tensor,  # (p, width) states
     items: torch.Tensor,  # (n, width) item vectors
@@ -187,7 +188,7 @@ def longest(
     "How many places a batch of histories needs."
     return max(1, min(length, int(histories.lengths.max(initial=0))))
 
-
+# %% ../../nbs/2_ranking/04_sequential.ipynb #d791ca84
 class SASRec(Recommender):
     """A small causal transformer over the last `length` items.
 
@@ -259,91 +260,101 @@ class SASRec(Recommender):
         self.device, self.accumulate = device_of(device), accumulate
         self.name = {"ce": "SASRec", "bce": "SASRec, BCE", "gbce": "gSASRec"}[loss]
 
-    def _loss(self, ids):
-        # to the longest row of this batch
-        ids = ids[:, : max(2, int((ids >= 0).sum(1).max()))]
-        target = ids[:, 1:]
-        real = target >= 0
-        hidden, target, items = (
-            self.model(ids[:, :-1])[real],
-            target[real],
-            self.model.items.weight,
+# %% ../../nbs/2_ranking/04_sequential.ipynb #9726dfa9
+@patch
+def _loss(self: SASRec, ids):
+    # to the longest row of this batch
+    ids = ids[:, : max(2, int((ids >= 0).sum(1).max()))]
+    target = ids[:, 1:]
+    real = target >= 0
+    hidden, target, items = (
+        self.model(ids[:, :-1])[real],
+        target[real],
+        self.model.items.weight,
+    )
+    if self.loss == "ce":
+        return SequenceLoss(F.cross_entropy(hidden @ items.T, target))
+    # items that can be a negative of a given target
+    n = len(items) - 1
+    drawn = torch.randint(n, (len(target), self.negatives), device=target.device)
+    # step over the target
+    drawn = drawn + (drawn >= target[:, None])
+    rate = self.negatives / n
+    t = self.calibration
+    beta = 1.0 if self.loss == "bce" else rate * (t * (1 - 1 / rate) + 1 / rate)
+    return SequenceLoss(
+        generalised_bce(
+            (hidden * items[target]).sum(1), some_scores(hidden, items, drawn), beta
         )
-        if self.loss == "ce":
-            return SequenceLoss(F.cross_entropy(hidden @ items.T, target))
-        # items that can be a negative of a given target
-        n = len(items) - 1
-        drawn = torch.randint(n, (len(target), self.negatives), device=target.device)
-        # step over the target
-        drawn = drawn + (drawn >= target[:, None])
-        rate = self.negatives / n
-        t = self.calibration
-        beta = 1.0 if self.loss == "bce" else rate * (t * (1 - 1 / rate) + 1 / rate)
-        return SequenceLoss(
-            generalised_bce(
-                (hidden * items[target]).sum(1), some_scores(hidden, items, drawn), beta
-            )
-        )
+    )
 
-    def fit(self, split: Split, log: Callable[[dict], None] | None = None) -> "SASRec":
-        """Train on every step of every training row.
+# %% ../../nbs/2_ranking/04_sequential.ipynb #ccf6b84f
+@patch
+def fit(
+    self: SASRec, split: Split, log: Callable[[dict], None] | None = None
+) -> "SASRec":
+    """Train on every step of every training row.
 
-        With patience, the weights with the best validation NDCG@10 stay.
-        """
-        with seeded(self.seed):
-            self.model = CausalEncoder(
-                split.n_items,
-                self.length,
-                self.width,
-                self.layers,
-                self.heads,
-                self.dropout,
-            ).to(self.device)
-        self.split, ids = (
-            split,
-            torch.as_tensor(windows(split.train, self.length), device=self.device),
+    With patience, the weights with the best validation NDCG@10 stay.
+    """
+    with seeded(self.seed):
+        self.model = CausalEncoder(
+            split.n_items,
+            self.length,
+            self.width,
+            self.layers,
+            self.heads,
+            self.dropout,
+        ).to(self.device)
+    self.split, ids = (
+        split,
+        torch.as_tensor(windows(split.train, self.length), device=self.device),
+    )
+    if len(ids) == 0:
+        raise DataError(
+            f"{split.name}: no user has two training items, so there is no step to"
+            " learn from. Use longer histories (a larger core)."
         )
-        if len(ids) == 0:
-            raise DataError(
-                f"{split.name}: no user has two training items, so there is no step to"
-                " learn from. Use longer histories (a larger core)."
-            )
-        history, target = split.histories("valid"), split.targets("valid")
-        validate = lambda: per_user(self.rank(history, 10).ids, target, (10,))[
-            "NDCG@10"
-        ].mean()
-        how = (
-            {"lr_schedule": "cosine"}
-            if self.patience is None
-            else {"evaluate": validate, "patience": self.patience}
-        )
-        self.log = train(
-            self.model,
-            lambda rows: self._loss(ids[rows.to(ids.device)]),
-            len(ids),
-            counts=steps_of(ids).cpu(),
-            accumulate=self.accumulate,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            seed=self.seed,
-            checkpoint=self.checkpoint,
-            on_epoch_end=log,
-            name=self.name,
-            **how,
-        )
-        return self
+    history, target = split.histories("valid"), split.targets("valid")
+    validate = lambda: per_user(self.rank(history, 10).ids, target, (10,))[
+        "NDCG@10"
+    ].mean()
+    how = (
+        {"lr_schedule": "cosine"}
+        if self.patience is None
+        else {"evaluate": validate, "patience": self.patience}
+    )
+    self.log = train(
+        self.model,
+        lambda rows: self._loss(ids[rows.to(ids.device)]),
+        len(ids),
+        counts=steps_of(ids).cpu(),
+        accumulate=self.accumulate,
+        epochs=self.epochs,
+        batch_size=self.batch_size,
+        lr=self.lr,
+        seed=self.seed,
+        checkpoint=self.checkpoint,
+        on_epoch_end=log,
+        name=self.name,
+        **how,
+    )
+    return self
 
-    @torch.no_grad()
-    def hidden(self, histories: Ragged) -> torch.Tensor:  # (n, width)
-        "The state after the last item of each history."
-        self.model.eval()
-        ids = torch.as_tensor(
-            histories.pad(longest(histories, self.length)), device=self.device
-        )
-        return last_state(self.model(ids), ids)
+# %% ../../nbs/2_ranking/04_sequential.ipynb #4ff5cb77
+@patch
+@torch.no_grad()
+def hidden(self: SASRec, histories: Ragged) -> torch.Tensor:  # (n, width)
+    "The state after the last item of each history."
+    self.model.eval()
+    ids = torch.as_tensor(
+        histories.pad(longest(histories, self.length)), device=self.device
+    )
+    return last_state(self.model(ids), ids)
 
-    @torch.no_grad()
-    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-        "Inner products of the last hidden state with the items."
-        return (self.hidden(histories) @ self.model.items.weight.T).cpu().numpy()
+
+@patch
+@torch.no_grad()
+def _score(self: SASRec, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
+    "Inner products of the last hidden state with the items."
+    return (self.hidden(histories) @ self.model.items.weight.T).cpu().numpy()

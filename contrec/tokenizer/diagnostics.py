@@ -33,7 +33,7 @@ def nearest(
         found.append(distance.topk(min(k, len(rows)), largest=False).indices)
     return torch.cat(found)
 
-
+# %% ../../nbs/3_tokenizer/05_diagnostics.ipynb #b57463c2
 def diagnose(
     tokenizer: Tokenizer,  # Fitted
     e,  # (n, d_in) all vectors of the catalogue

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from implicit.als import AlternatingLeastSquares
 from scipy import sparse
 from scipy.linalg import eigh
@@ -145,7 +146,7 @@ class BPRLoss(NamedTuple):
     ranking: torch.Tensor  # `-log sigma(score of the item - score of a negative)`
     norm: torch.Tensor  # Mean squared norm of the layer-0 vectors of the batch
 
-
+# %% ../../nbs/3_tokenizer/01_embeddings.ipynb #71e40e45
 class LightGCN(nn.Module):
     """Vectors of users and items, smoothed along the graph of the training interactions
     (He et al.
@@ -186,35 +187,39 @@ class LightGCN(nn.Module):
             persistent=False,
         )
 
-    # (n_users, d), (n_items, d)
-    def propagate(self) -> tuple[torch.Tensor, torch.Tensor]:
-        "`E^(l+1) = D^-1/2 A D^-1/2 E^(l)`, then the mean over layers 0 to L."
-        total = layer = self.vectors
-        for _ in range(self.layers):
-            layer = _Propagate.apply(self.adjacency, layer)
-            total = total + layer
-        users, items = (total / (self.layers + 1)).split([self.n_users, self.n_items])
-        return users, items
-
-    def loss(self, rows: torch.Tensor) -> BPRLoss:
-        "BPR on these training interactions, one negative each."
-        user, item = self.pairs[:, rows.to(self.pairs.device)]
-        negative = negatives(user, self.seen, self.n_items)
-        users, items = self.propagate()
-        u, i, j = (
-            users.index_select(0, user),
-            items.index_select(0, item),
-            items.index_select(0, negative),
-        )
-        ranking = -F.logsigmoid((u * (i - j)).sum(1)).mean()
-        uses = torch.bincount(
-            torch.cat([user, self.n_users + item, self.n_users + negative]),
-            minlength=len(self.vectors),
-        )
-        norm = (uses * self.vectors.square().sum(1)).sum() / len(rows) / 2
-        return BPRLoss(ranking + self.norm_weight * norm, ranking, norm)
+# %% ../../nbs/3_tokenizer/01_embeddings.ipynb #be9593cc
+# (n_users, d), (n_items, d)
+@patch
+def propagate(self: LightGCN) -> tuple[torch.Tensor, torch.Tensor]:
+    "`E^(l+1) = D^-1/2 A D^-1/2 E^(l)`, then the mean over layers 0 to L."
+    total = layer = self.vectors
+    for _ in range(self.layers):
+        layer = _Propagate.apply(self.adjacency, layer)
+        total = total + layer
+    users, items = (total / (self.layers + 1)).split([self.n_users, self.n_items])
+    return users, items
 
 
+@patch
+def loss(self: LightGCN, rows: torch.Tensor) -> BPRLoss:
+    "BPR on these training interactions, one negative each."
+    user, item = self.pairs[:, rows.to(self.pairs.device)]
+    negative = negatives(user, self.seen, self.n_items)
+    users, items = self.propagate()
+    u, i, j = (
+        users.index_select(0, user),
+        items.index_select(0, item),
+        items.index_select(0, negative),
+    )
+    ranking = -F.logsigmoid((u * (i - j)).sum(1)).mean()
+    uses = torch.bincount(
+        torch.cat([user, self.n_users + item, self.n_users + negative]),
+        minlength=len(self.vectors),
+    )
+    norm = (uses * self.vectors.square().sum(1)).sum() / len(rows) / 2
+    return BPRLoss(ranking + self.norm_weight * norm, ranking, norm)
+
+# %% ../../nbs/3_tokenizer/01_embeddings.ipynb #bae87aa8
 def lightgcn(
     split: Split,  # Only `split.train` is read
     width: int = 64,  # d_cf
@@ -261,7 +266,7 @@ def linear_memory(
     """
     return 48 * n_items**2
 
-
+# %% ../../nbs/3_tokenizer/01_embeddings.ipynb #c213b282
 def linear(
     split: Split,  # Only `split.train` is read
     width: int = 64,  # d_cf, at most n_items

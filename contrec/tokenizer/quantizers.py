@@ -11,6 +11,7 @@ import math
 import warnings
 
 import torch
+from fastcore.basics import patch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
@@ -119,98 +120,124 @@ class Quantizer(Tokenizer):
             nn.Linear(config["hidden"], self.d_in),
         )
 
-    def continuous(self, x: torch.Tensor) -> torch.Tensor:
-        "Standardised rows -> (b, ways, d), before quantisation."
-        return self.encoders(x[:, None].expand(-1, len(self.encoders.weights[0]), -1))
+# %% ../../nbs/3_tokenizer/04_quantizers.ipynb #15a4456e
+@patch
+def continuous(self: Quantizer, x: torch.Tensor) -> torch.Tensor:
+    "Standardised rows -> (b, ways, d), before quantisation."
+    return self.encoders(x[:, None].expand(-1, len(self.encoders.weights[0]), -1))
 
-    def quantise(
-        self, z: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(b, ways, d) -> codes (b, k), what each codebook was asked for (b, k, d), and
-        what it answered (b, k, d).
-        """
-        codes = nearest_codes(z, self.codebooks)
-        return codes, z, look_up(self.codebooks, codes)
 
-    def through(self, z: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        "Code words as tokens (b, k, d) whose gradient goes to the encoders."
-        return straight_through(z, words)
+@patch
+def quantise(
+    self: Quantizer, z: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(b, ways, d) -> codes (b, k), what each codebook was asked for (b, k, d), and
+    what it answered (b, k, d).
+    """
+    codes = nearest_codes(z, self.codebooks)
+    return codes, z, look_up(self.codebooks, codes)
 
-    def middle(self, tokens: torch.Tensor) -> torch.Tensor:
-        "What the decoder reads: the mean of the tokens (b, d)."
-        return tokens.mean(1) if tokens.ndim == 3 else tokens
 
-    def tokenize(self, x: torch.Tensor) -> torch.Tensor:
-        z = self.continuous(x)
-        return self.through(z, self.quantise(z)[2])
+@patch
+def through(self: Quantizer, z: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    "Code words as tokens (b, k, d) whose gradient goes to the encoders."
+    return straight_through(z, words)
 
-    def prepare(self, x: torch.Tensor, seed: int = 0) -> None:
-        "Start every codebook at the k-means centres of what it will be asked for."
-        with torch.no_grad():
-            self.usage.fill_(1)
-            for k in range(self.tokens):
-                self.codebooks[k] = k_means(
-                    self.quantise(self.continuous(x))[1][:, k], self.size, seed + k
-                ).to(x)
 
-    @torch.no_grad()
-    def count(self, codes: torch.Tensor, asked: torch.Tensor) -> None:
-        """Update the usage.
+@patch
+def middle(self: Quantizer, tokens: torch.Tensor) -> torch.Tensor:
+    "What the decoder reads: the mean of the tokens (b, d)."
+    return tokens.mean(1) if tokens.ndim == 3 else tokens
 
-        A code below the threshold is put where a random row of this batch is.
-        """
-        self.usage.mul_(0.95).add_(F.one_hot(codes, self.size).sum(0), alpha=0.05)
-        dead = self.usage < self.revive
-        book, code = dead.nonzero(as_tuple=True)
-        self.codebooks[book, code] = asked[
-            torch.randint(len(asked), book.shape, device=book.device), book
-        ]
-        self.usage[dead] = 1
 
-    def corrupt(self, x: torch.Tensor) -> torch.Tensor:
-        "What the encoders see in training."
-        return x
+@patch
+def tokenize(self: Quantizer, x: torch.Tensor) -> torch.Tensor:
+    z = self.continuous(x)
+    return self.through(z, self.quantise(z)[2])
 
-    def loss(
-        self, e: torch.Tensor, target: torch.Tensor | None = None
-    ) -> TokenizerLoss:
-        """MSE of the decoded words, plus `|sg(z) - q|^2 + commitment |z - sg(q)|^2`
-        (van den Oord et al.
+# %% ../../nbs/3_tokenizer/04_quantizers.ipynb #1d138431
+@patch
+def prepare(self: Quantizer, x: torch.Tensor, seed: int = 0) -> None:
+    "Start every codebook at the k-means centres of what it will be asked for."
+    with torch.no_grad():
+        self.usage.fill_(1)
+        for k in range(self.tokens):
+            self.codebooks[k] = k_means(
+                self.quantise(self.continuous(x))[1][:, k], self.size, seed + k
+            ).to(x)
 
-        2017).
-        """
-        x = self.standard(e)
-        z = self.continuous(self.corrupt(x))
-        codes, asked, words = self.quantise(z)
-        reconstruction = F.mse_loss(
-            self.decoder(self.middle(self.through(z, words))),
-            x if target is None else self.standard(target),
-        )
-        regulariser = F.mse_loss(words, asked.detach()) + self.commitment * F.mse_loss(
-            asked, words.detach()
-        )
-        if self.revive and self.training and self.codebooks.requires_grad:
-            self.count(codes, asked)
-        return TokenizerLoss(reconstruction + regulariser, reconstruction, regulariser)
 
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Tokens (b, k, d), or their means (b, d) -> (b, d_in) in the units of the
-        input.
-        """
-        return self.original(self.decoder(self.middle(z)))
+@patch
+@torch.no_grad()
+def count(self: Quantizer, codes: torch.Tensor, asked: torch.Tensor) -> None:
+    """Update the usage.
 
-    @torch.no_grad()
-    def codes(self, e: torch.Tensor) -> torch.Tensor:  # (b, k) int64
-        "The codes of rows (b, d_in), in the same blocks as `encode`."
-        return self.in_blocks(lambda x: self.quantise(self.continuous(x))[0], e)
+    A code below the threshold is put where a random row of this batch is.
+    """
+    self.usage.mul_(0.95).add_(F.one_hot(codes, self.size).sum(0), alpha=0.05)
+    dead = self.usage < self.revive
+    book, code = dead.nonzero(as_tuple=True)
+    self.codebooks[book, code] = asked[
+        torch.randint(len(asked), book.shape, device=book.device), book
+    ]
+    self.usage[dead] = 1
 
-    def words(self, codes: torch.Tensor) -> torch.Tensor:  # (b, k, d)
-        "The tokens that belong to codes (b, k): `encode(e)` is `words(codes(e))`."
-        return look_up(self.codebooks, codes)
 
-    def code_statistics(self, e: torch.Tensor) -> dict[str, float]:
-        "How the codes are used by the rows (n, d_in), see `code_statistics`."
-        return code_statistics(self.codes(e), self.size)
+@patch
+def corrupt(self: Quantizer, x: torch.Tensor) -> torch.Tensor:
+    "What the encoders see in training."
+    return x
+
+# %% ../../nbs/3_tokenizer/04_quantizers.ipynb #99f1cffd
+@patch
+def loss(
+    self: Quantizer, e: torch.Tensor, target: torch.Tensor | None = None
+) -> TokenizerLoss:
+    """MSE of the decoded words, plus `|sg(z) - q|^2 + commitment |z - sg(q)|^2`
+    (van den Oord et al.
+
+    2017).
+    """
+    x = self.standard(e)
+    z = self.continuous(self.corrupt(x))
+    codes, asked, words = self.quantise(z)
+    reconstruction = F.mse_loss(
+        self.decoder(self.middle(self.through(z, words))),
+        x if target is None else self.standard(target),
+    )
+    regulariser = F.mse_loss(words, asked.detach()) + self.commitment * F.mse_loss(
+        asked, words.detach()
+    )
+    if self.revive and self.training and self.codebooks.requires_grad:
+        self.count(codes, asked)
+    return TokenizerLoss(reconstruction + regulariser, reconstruction, regulariser)
+
+
+@patch
+def decode(self: Quantizer, z: torch.Tensor) -> torch.Tensor:
+    """Tokens (b, k, d), or their means (b, d) -> (b, d_in) in the units of the
+    input.
+    """
+    return self.original(self.decoder(self.middle(z)))
+
+
+@patch
+@torch.no_grad()
+def codes(self: Quantizer, e: torch.Tensor) -> torch.Tensor:  # (b, k) int64
+    "The codes of rows (b, d_in), in the same blocks as `encode`."
+    return self.in_blocks(lambda x: self.quantise(self.continuous(x))[0], e)
+
+# %% ../../nbs/3_tokenizer/04_quantizers.ipynb #3492654a
+@patch
+def words(self: Quantizer, codes: torch.Tensor) -> torch.Tensor:  # (b, k, d)
+    "The tokens that belong to codes (b, k): `encode(e)` is `words(codes(e))`."
+    return look_up(self.codebooks, codes)
+
+
+@patch
+def code_statistics(self: Quantizer, e: torch.Tensor) -> dict[str, float]:
+    "How the codes are used by the rows (n, d_in), see `code_statistics`."
+    return code_statistics(self.codes(e), self.size)
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #b22c134f
 def code_statistics(
@@ -263,7 +290,7 @@ class VectorQuantizer(Quantizer):
         )
         del self.config["tokens"]
 
-
+# %% ../../nbs/3_tokenizer/04_quantizers.ipynb #00bde1ff
 class ResidualQuantizer(Quantizer):
     """One encoder, K codebooks in a row, each quantising what the ones before it left
     over (RQ-VAE, as in TIGER).
@@ -292,24 +319,6 @@ class ResidualQuantizer(Quantizer):
             1,
         )
 
-    def quantise(
-        self, z: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        "(b, 1, d) -> codes, residuals and words, each over the K levels."
-        codes, asked, words, rest = [], [], [], z
-        for book in self.codebooks[:, None]:
-            code = nearest_codes(rest, book)
-            word = look_up(book, code)
-            codes.append(code)
-            asked.append(rest)
-            words.append(word)
-            rest = rest - word.detach()
-        return torch.cat(codes, 1), torch.cat(asked, 1), torch.cat(words, 1)
-
-    def through(self, z: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        "Code words as tokens; their sum passes the gradient to the encoder once."
-        return straight_through(z / self.tokens, words)
-
     def middle(self, tokens: torch.Tensor) -> torch.Tensor:
         """What the decoder reads.
 
@@ -317,7 +326,31 @@ class ResidualQuantizer(Quantizer):
         """
         return super().middle(tokens) * self.tokens
 
+# %% ../../nbs/3_tokenizer/04_quantizers.ipynb #30f62b8b
+@patch
+def quantise(
+    self: ResidualQuantizer, z: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    "(b, 1, d) -> codes, residuals and words, each over the K levels."
+    codes, asked, words, rest = [], [], [], z
+    for book in self.codebooks[:, None]:
+        code = nearest_codes(rest, book)
+        word = look_up(book, code)
+        codes.append(code)
+        asked.append(rest)
+        words.append(word)
+        rest = rest - word.detach()
+    return torch.cat(codes, 1), torch.cat(asked, 1), torch.cat(words, 1)
 
+
+@patch
+def through(
+    self: ResidualQuantizer, z: torch.Tensor, words: torch.Tensor
+) -> torch.Tensor:
+    "Code words as tokens; their sum passes the gradient to the encoder once."
+    return straight_through(z / self.tokens, words)
+
+# %% ../../nbs/3_tokenizer/04_quantizers.ipynb #fd3b7c76
 class MaskedMultiCodebook(Quantizer):
     """Masked input, K encoders with a codebook each, a decoder of the mean of the K
     words (MQ, as in TokenRec).

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 
@@ -106,7 +107,7 @@ class TokenizerLoss(NamedTuple):
     reconstruction: torch.Tensor
     regulariser: torch.Tensor  # Everything else, weights included
 
-
+# %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #8ba93401
 class Tokenizer(nn.Module):
     """The interface of every tokenizer, continuous or discrete.
 
@@ -139,109 +140,131 @@ class Tokenizer(nn.Module):
         self.register_buffer("mean", torch.zeros(self.d_in))
         self.register_buffer("scale", torch.ones(self.d_in))
 
-    def fit_standard(
-        self,
-        e: torch.Tensor,  # (n, d_in)
-        # Widths of the parts that `e` is made of (collaborative, textual); they sum to
-        # d_in
-        blocks: tuple[int, ...] | None = None,
-    ) -> None:
-        """Fit mean (per coordinate) and scale (one per block, so that distances within
-        a block keep their proportions).
-        """
-        self.check_width(e)
-        blocks = tuple(blocks or (self.d_in,))
-        if sum(blocks) != self.d_in:
-            raise ConfigError(
-                f"blocks {blocks} sum to {sum(blocks)}, but the tokenizer reads"
-                f" {self.d_in} numbers."
-            )
-        self.mean.copy_(e.mean(0))
-        spread = (e - self.mean).square()
-        self.scale.copy_(
-            torch.cat(
-                [
-                    part.mean().sqrt().clamp_min(1e-8).expand(w)
-                    for part, w in zip(spread.split(blocks, 1), blocks)
-                ]
-            )
+# %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #6e12352b
+@patch
+def fit_standard(
+    self: Tokenizer,
+    e: torch.Tensor,  # (n, d_in)
+    # Widths of the parts that `e` is made of (collaborative, textual); they sum to
+    # d_in
+    blocks: tuple[int, ...] | None = None,
+) -> None:
+    """Fit mean (per coordinate) and scale (one per block, so that distances within
+    a block keep their proportions).
+    """
+    self.check_width(e)
+    blocks = tuple(blocks or (self.d_in,))
+    if sum(blocks) != self.d_in:
+        raise ConfigError(
+            f"blocks {blocks} sum to {sum(blocks)}, but the tokenizer reads"
+            f" {self.d_in} numbers."
+        )
+    self.mean.copy_(e.mean(0))
+    spread = (e - self.mean).square()
+    self.scale.copy_(
+        torch.cat(
+            [
+                part.mean().sqrt().clamp_min(1e-8).expand(w)
+                for part, w in zip(spread.split(blocks, 1), blocks)
+            ]
+        )
+    )
+
+
+@patch
+def standard(self: Tokenizer, e: torch.Tensor) -> torch.Tensor:
+    """(b, d_in) as given -> (b, d_in) with mean 0 and mean variance 1 per block.
+
+    Raises `DataError` for another width.
+    """
+    self.check_width(e)
+    return (e - self.mean) / self.scale
+
+# %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #813893d4
+@patch
+def check_width(self: Tokenizer, e: torch.Tensor) -> None:
+    if e.ndim != 2 or e.shape[1] != self.d_in:
+        raise DataError(
+            f"the tokenizer reads rows of {self.d_in} numbers, but was given an"
+            f" array of shape {tuple(e.shape)}. Use the vectors that it was made"
+            " for."
         )
 
-    def standard(self, e: torch.Tensor) -> torch.Tensor:
-        """(b, d_in) as given -> (b, d_in) with mean 0 and mean variance 1 per block.
 
-        Raises `DataError` for another width.
-        """
-        self.check_width(e)
-        return (e - self.mean) / self.scale
+@patch
+def original(self: Tokenizer, x: torch.Tensor) -> torch.Tensor:
+    "The inverse of `standard`."
+    return x * self.scale + self.mean
 
-    def check_width(self, e: torch.Tensor) -> None:
-        if e.ndim != 2 or e.shape[1] != self.d_in:
-            raise DataError(
-                f"the tokenizer reads rows of {self.d_in} numbers, but was given an"
-                f" array of shape {tuple(e.shape)}. Use the vectors that it was made"
-                " for."
-            )
 
-    def original(self, x: torch.Tensor) -> torch.Tensor:
-        "The inverse of `standard`."
-        return x * self.scale + self.mean
+@patch
+def prepare(self: Tokenizer, x: torch.Tensor, seed: int = 0) -> None:
+    """Called once before training with all standardised rows (n, d_in).
 
-    def prepare(self, x: torch.Tensor, seed: int = 0) -> None:
-        """Called once before training with all standardised rows (n, d_in).
+    Codebooks start here.
+    """
 
-        Codebooks start here.
-        """
 
-    def tokenize(self, x: torch.Tensor) -> torch.Tensor:
-        "Standardised rows (b, d_in) -> tokens (b, k, d), without mask or noise."
-        raise NotImplementedError
+@patch
+def tokenize(self: Tokenizer, x: torch.Tensor) -> torch.Tensor:
+    "Standardised rows (b, d_in) -> tokens (b, k, d), without mask or noise."
+    raise NotImplementedError
 
-    def sample(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Standardised rows (b, d_in) -> tokens without noise and as training sees
-        them, (b, k, d) each.
 
-        No mask.
-        """
-        tokens = self.tokenize(x)
-        return tokens, tokens
+@patch
+def sample(self: Tokenizer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standardised rows (b, d_in) -> tokens without noise and as training sees
+    them, (b, k, d) each.
 
-    def loss(
-        self, e: torch.Tensor, target: torch.Tensor | None = None
-    ) -> TokenizerLoss:
-        """Training loss of rows (b, d_in).
+    No mask.
+    """
+    tokens = self.tokenize(x)
+    return tokens, tokens
 
-        What they should decode to, if it is not they themselves, is `target`.
-        """
-        raise NotImplementedError
+# %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #fe14c9a6
+@patch
+def loss(
+    self: Tokenizer, e: torch.Tensor, target: torch.Tensor | None = None
+) -> TokenizerLoss:
+    """Training loss of rows (b, d_in).
 
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Tokens (b, k, d), or their means (b, d) -> (b, d_in) in the units of the
-        input.
-        """
-        raise NotImplementedError
+    What they should decode to, if it is not they themselves, is `target`.
+    """
+    raise NotImplementedError
 
-    def encode(
-        self,
-        e: torch.Tensor,  # (b, d_in)
-    ) -> torch.Tensor:  # (b, k, d)
-        """The tokens of each row.
 
-        The same bits alone, in a batch, or in another order, because every block has
-        `block` rows.
-        """
-        return self.in_blocks(self.tokenize, e)
+@patch
+def decode(self: Tokenizer, z: torch.Tensor) -> torch.Tensor:
+    """Tokens (b, k, d), or their means (b, d) -> (b, d_in) in the units of the
+    input.
+    """
+    raise NotImplementedError
 
-    def in_blocks(self, f: Callable, e: torch.Tensor) -> torch.Tensor:
-        """`f` of the standardised rows, always `block` rows at a time.
 
-        The last block is filled up with zeros.
-        """
-        x = self.standard(e)
-        blocks = F.pad(
-            x, (0, 0, 0, -len(x) % self.block if len(x) else self.block)
-        ).split(self.block)
-        return torch.cat([f(block) for block in blocks])[: len(x)]
+@patch
+def encode(
+    self: Tokenizer,
+    e: torch.Tensor,  # (b, d_in)
+) -> torch.Tensor:  # (b, k, d)
+    """The tokens of each row.
+
+    The same bits alone, in a batch, or in another order, because every block has
+    `block` rows.
+    """
+    return self.in_blocks(self.tokenize, e)
+
+# %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #7080ca75
+@patch
+def in_blocks(self: Tokenizer, f: Callable, e: torch.Tensor) -> torch.Tensor:
+    """`f` of the standardised rows, always `block` rows at a time.
+
+    The last block is filled up with zeros.
+    """
+    x = self.standard(e)
+    blocks = F.pad(x, (0, 0, 0, -len(x) % self.block if len(x) else self.block)).split(
+        self.block
+    )
+    return torch.cat([f(block) for block in blocks])[: len(x)]
 
 # %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #8a260117
 class SigmaVAE(Tokenizer):
@@ -292,49 +315,63 @@ class SigmaVAE(Tokenizer):
             nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, d_in)
         )
 
-    def statistics(self, x: torch.Tensor) -> torch.Tensor:
-        "`Enc_k(x + pos_k)`: (b, d_in) -> (b, k, heads * d)."
-        return self.encoders(x[:, None] + self.position)
+# %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #874f17d4
+@patch
+def statistics(self: SigmaVAE, x: torch.Tensor) -> torch.Tensor:
+    "`Enc_k(x + pos_k)`: (b, d_in) -> (b, k, heads * d)."
+    return self.encoders(x[:, None] + self.position)
 
-    def tokenize(self, x: torch.Tensor) -> torch.Tensor:
-        return self.statistics(x)[..., : self.width]
 
-    def draw(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Masked rows -> means (b, k, d), noisy tokens (b, k, d), weighted penalty on
-        the means.
-        """
-        mu = self.statistics(x)
-        return mu, add_noise(mu, self.sigma), self.mu * mu.square().mean()
+@patch
+def tokenize(self: SigmaVAE, x: torch.Tensor) -> torch.Tensor:
+    return self.statistics(x)[..., : self.width]
 
-    def sample(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Means of the tokens, and tokens with the noise of training, learned or of a
-        fixed scale.
-        """
-        mu, z, _ = self.draw(x)
-        return mu, z
 
-    def loss(
-        self, e: torch.Tensor, target: torch.Tensor | None = None
-    ) -> TokenizerLoss:
-        """MSE between `Dec(mean_k z_k)` and the unmasked row, plus the weighted
-        anti-collapse terms.
+@patch
+def draw(
+    self: SigmaVAE, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Masked rows -> means (b, k, d), noisy tokens (b, k, d), weighted penalty on
+    the means.
+    """
+    mu = self.statistics(x)
+    return mu, add_noise(mu, self.sigma), self.mu * mu.square().mean()
 
-        The Barlow Twins term compares the rows of this call with each other.
-        """
-        x = self.standard(e)
-        mu, z, regulariser = self.draw(random_mask(x, self.mask))
-        reconstruction = F.mse_loss(
-            self.decoder(z.mean(1)), x if target is None else self.standard(target)
-        )
-        if self.barlow:
-            regulariser = regulariser + self.barlow * barlow_twins(mu) / self.width
-        return TokenizerLoss(reconstruction + regulariser, reconstruction, regulariser)
 
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Tokens (b, k, d), or their means (b, d) -> (b, d_in) in the units of the
-        input.
-        """
-        return self.original(self.decoder(z.mean(1) if z.ndim == 3 else z))
+@patch
+def sample(self: SigmaVAE, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means of the tokens, and tokens with the noise of training, learned or of a
+    fixed scale.
+    """
+    mu, z, _ = self.draw(x)
+    return mu, z
+
+# %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #d7dd69c1
+@patch
+def loss(
+    self: SigmaVAE, e: torch.Tensor, target: torch.Tensor | None = None
+) -> TokenizerLoss:
+    """MSE between `Dec(mean_k z_k)` and the unmasked row, plus the weighted
+    anti-collapse terms.
+
+    The Barlow Twins term compares the rows of this call with each other.
+    """
+    x = self.standard(e)
+    mu, z, regulariser = self.draw(random_mask(x, self.mask))
+    reconstruction = F.mse_loss(
+        self.decoder(z.mean(1)), x if target is None else self.standard(target)
+    )
+    if self.barlow:
+        regulariser = regulariser + self.barlow * barlow_twins(mu) / self.width
+    return TokenizerLoss(reconstruction + regulariser, reconstruction, regulariser)
+
+
+@patch
+def decode(self: SigmaVAE, z: torch.Tensor) -> torch.Tensor:
+    """Tokens (b, k, d), or their means (b, d) -> (b, d_in) in the units of the
+    input.
+    """
+    return self.original(self.decoder(z.mean(1) if z.ndim == 3 else z))
 
 # %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #c9af1a9a
 class VAE(SigmaVAE):
@@ -374,7 +411,7 @@ class AutoEncoder(SigmaVAE):
         super().__init__(d_in, width, tokens, hidden, mask=0, sigma=0, barlow=0, mu=0)
         self.config = dict(d_in=d_in, width=width, tokens=tokens, hidden=hidden)
 
-
+# %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #eab2222e
 class MaskedKWay(SigmaVAE):
     "DeftRec's tokenizer: masking and K additive encoders, no variance."
 
@@ -446,7 +483,7 @@ def check_collapse(
             " regularisers (mu, kl), or raise the width or the epochs."
         )
 
-
+# %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #6ba2efe3
 def as_rows(
     e,  # (n, d_in) array or tensor of finite numbers
     like: torch.Tensor,  # Gives device and type
@@ -470,7 +507,7 @@ def as_rows(
         )
     return e
 
-
+# %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #b4acde81
 def fit_tokenizer(
     tokenizer: Tokenizer,  # Trained in place
     e,  # (n, d_in) vectors of items or users

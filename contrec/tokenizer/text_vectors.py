@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch.nn import functional as F
@@ -47,41 +48,47 @@ class TextVectors:
             raise ConfigError(f"width is {width}. It must be at least 1.")
         self.width = width
 
-    def fit(self, items: pd.DataFrame) -> "TextVectors":
-        """Learn words and directions from a catalogue.
+# %% ../../nbs/3_tokenizer/02_text_vectors.ipynb #cd113423
+@patch
+def fit(self: TextVectors, items: pd.DataFrame) -> "TextVectors":
+    """Learn words and directions from a catalogue.
 
-        Raises `DataError` where it has no words.
-        """
-        self.words = TfidfVectorizer(
-            sublinear_tf=True,
-            ngram_range=(1, 2),
-            min_df=2 if len(items) > 50 else 1,
-            token_pattern=r"(?u)\b\w+\b",
-            dtype=np.float64,
-        )
-        try:
-            table = self.words.fit_transform(item_sentences(items))
-        except ValueError as error:
-            raise DataError(
-                f"the {len(items)} items have no words to learn from. Give the item"
-                " table a title or a text column."
-            ) from error
-        self.reduce = TruncatedSVD(
-            min(self.width, min(table.shape)),
-            algorithm="arpack" if self.width < min(table.shape) else "randomized",
-            random_state=0,
-        ).fit(table)
-        return self
+    Raises `DataError` where it has no words.
+    """
+    self.words = TfidfVectorizer(
+        sublinear_tf=True,
+        ngram_range=(1, 2),
+        min_df=2 if len(items) > 50 else 1,
+        token_pattern=r"(?u)\b\w+\b",
+        dtype=np.float64,
+    )
+    try:
+        table = self.words.fit_transform(item_sentences(items))
+    except ValueError as error:
+        raise DataError(
+            f"the {len(items)} items have no words to learn from. Give the item"
+            " table a title or a text column."
+        ) from error
+    self.reduce = TruncatedSVD(
+        min(self.width, min(table.shape)),
+        algorithm="arpack" if self.width < min(table.shape) else "randomized",
+        random_state=0,
+    ).fit(table)
+    return self
 
-    def transform(self, items: pd.DataFrame) -> np.ndarray:  # (n_items, d_text) float32
-        """Vectors of items, known or new, at norm 1.
 
-        An item without a known word gets zeros.
-        """
-        vectors = self.reduce.transform(self.words.transform(item_sentences(items)))
-        return (
-            vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        ).astype(np.float32)
+@patch
+def transform(
+    self: TextVectors, items: pd.DataFrame
+) -> np.ndarray:  # (n_items, d_text) float32
+    """Vectors of items, known or new, at norm 1.
+
+    An item without a known word gets zeros.
+    """
+    vectors = self.reduce.transform(self.words.transform(item_sentences(items)))
+    return (
+        vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    ).astype(np.float32)
 
 # %% ../../nbs/3_tokenizer/02_text_vectors.ipynb #4e20f6ab
 # all-MiniLM-L6-v2 (Apache-2.0): requirement, folder, SHA-256 of its files
@@ -104,7 +111,7 @@ MINILM = (
     },
 )
 
-
+# %% ../../nbs/3_tokenizer/02_text_vectors.ipynb #ad816c3d
 class SentenceVectors:
     """Mean of a frozen transformer's last hidden states over the words of each item
     (Sentence-BERT's pooling).
@@ -147,39 +154,43 @@ class SentenceVectors:
                 " TF-IDF."
             ) from error
 
-    def fit(self, items: pd.DataFrame) -> "SentenceVectors":
-        "Nothing to learn: the encoder is frozen."
-        return self
-
-    @torch.no_grad()
-    # (n_items, hidden width) float32
-    def transform(self, items: pd.DataFrame) -> np.ndarray:
-        "Vectors of items, known or new, at norm 1."
-        sentences = item_sentences(items)
-        order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
-        out = np.zeros((len(sentences), self.model.config.hidden_size), np.float32)
-        for start in range(0, len(order), 64):
-            rows = order[start : start + 64]
-            batch = self.pieces(
-                [sentences[i] for i in rows],
-                padding=True,
-                truncation=True,
-                max_length=self.max_length,
-                return_tensors="pt",
-            ).to(self.model.device)
-            hidden, mask = (
-                self.model(**batch).last_hidden_state,
-                batch["attention_mask"][..., None],
-            )
-            out[rows] = (
-                F.normalize((hidden * mask).sum(1) / mask.sum(1).clamp_min(1), dim=1)
-                .float()
-                .cpu()
-                .numpy()
-            )
-        return out
+# %% ../../nbs/3_tokenizer/02_text_vectors.ipynb #0587850d
+@patch
+def fit(self: SentenceVectors, items: pd.DataFrame) -> "SentenceVectors":
+    "Nothing to learn: the encoder is frozen."
+    return self
 
 
+@patch
+@torch.no_grad()
+# (n_items, hidden width) float32
+def transform(self: SentenceVectors, items: pd.DataFrame) -> np.ndarray:
+    "Vectors of items, known or new, at norm 1."
+    sentences = item_sentences(items)
+    order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
+    out = np.zeros((len(sentences), self.model.config.hidden_size), np.float32)
+    for start in range(0, len(order), 64):
+        rows = order[start : start + 64]
+        batch = self.pieces(
+            [sentences[i] for i in rows],
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        ).to(self.model.device)
+        hidden, mask = (
+            self.model(**batch).last_hidden_state,
+            batch["attention_mask"][..., None],
+        )
+        out[rows] = (
+            F.normalize((hidden * mask).sum(1) / mask.sum(1).clamp_min(1), dim=1)
+            .float()
+            .cpu()
+            .numpy()
+        )
+    return out
+
+# %% ../../nbs/3_tokenizer/02_text_vectors.ipynb #7b9de4a1
 def text_encoder(
     # `minilm`, a folder or a hub id of a sentence encoder; TF-IDF and SVD if `None`
     name: str | Path | None = None,

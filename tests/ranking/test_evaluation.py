@@ -1,4 +1,8 @@
-"One evaluator: rules held, parts never mixed, records that a killed or altered run cannot fake."
+"""Evaluation and records.
+
+The rules of a list are held, parts are never mixed, and a killed or altered run cannot
+fake a record.
+"""
 
 import json
 import subprocess
@@ -602,3 +606,14 @@ def test_beyond_accuracy_needs_the_same_split(split):
         beyond_accuracy(
             Evaluation(**{**evaluation.__dict__, "split_sha256": "x"}), split
         )
+
+
+def test_an_evaluation_introduces_itself_shortly(split):
+    model = Popularity().fit(split)
+    model.name = "most <b>popular</b>"
+    evaluation = evaluate(model, split)
+    text, page = repr(evaluation), evaluation._repr_html_()
+    assert len(text) < 400 and f"{evaluation.metrics['NDCG@10']:.4f}" in text
+    assert split.name in text and "\n" not in text
+    assert "most &lt;b&gt;popular" in page and "<table" in page
+    assert f"{evaluation.metrics['MRR@20']:.4f}" in page
