@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from ..data.interactions import Ragged
 from ..diffusion.diffusion import Diffusion
 from ..foundations.trainer import scaled
-from ..language_model.backbone import Backbone, Generated
+from ..language_model.backbone import Backbone
+from ..language_model.generation import Generated
 from ..language_model.prompts import Prompts
 from ..ranking.sequential import last_state
 from ..tokenizer.sigma_vae import Tokenizer, latents

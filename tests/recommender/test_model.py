@@ -13,7 +13,7 @@ from contrec.data.split import leave_one_out
 from contrec.foundations.errors import ConfigError, DataError, TrainingError
 from contrec.foundations.random import seeded
 from contrec.foundations.trainer import Trainer
-from contrec.language_model.backbone import Generated
+from contrec.language_model.generation import Generated
 from contrec.language_model.prompts import TEMPLATES, word_tokenizer
 from contrec.ranking.recommender import check_recommender
 from contrec.recommender.config import PRESETS, TARGETS, preset
