@@ -280,7 +280,7 @@ def test_failed_trainings_are_results_and_mistakes_are_not(tmp_path):
     assert not list((tmp_path / "x").glob("*")) if (tmp_path / "x").exists() else True
     for bad in ({}, {"m": float("nan")}, {"m": float("inf")}):
         with pytest.raises(ConfigError, match="finite numbers"):
-            run_once(lambda c, s: bad, {"a": 5}, 0, tmp_path)
+            run_once(lambda c, s, bad=bad: bad, {"a": 5}, 0, tmp_path)
 
 
 @pytest.mark.parametrize(
