@@ -859,7 +859,7 @@ def test_a_notebook_that_was_saved_and_opened_again_shows_what_it_showed(
 
 @pytest.mark.parametrize(
     "path",
-    ["nbs/9_interface/09_playground.ipynb", "nbs/7_recommender/03_contrec.ipynb"],
+    ["nbs/9_interface/09_playground.ipynb", "nbs/7_recommender/06_contrec.ipynb"],
 )
 def test_a_committed_notebook_opens_without_broken_widgets_and_is_not_changed(
     lab, context, path

@@ -531,7 +531,7 @@ def test_a_study_of_words_tells_what_its_parts_tell(small_world, small_split):
     from contrec.ranking.evaluation import evaluate
     from contrec.recommender.config import preset
     from contrec.recommender.contrec import ContRec
-    from contrec.recommender.text_scores import hybrid_table, text_accuracy
+    from contrec.recommender.text_effect import hybrid_table, text_accuracy
 
     settings = dict(
         epochs=3,
