@@ -25,9 +25,9 @@ from ..ranking.evaluation import evaluate
 from ..ranking.linear import EASE, ItemKNN
 from ..ranking.metrics import per_user, top_k
 from ..ranking.records import measured
+from ..recommender.cold_start import cold_start, hold_out_items
 from ..recommender.config import preset
 from ..recommender.contrec import ContRec
-from ..recommender.cold_start import cold_start, hold_out_items
 from ..recommender.text_effect import score_both, text_accuracy
 from ..retrieval.fusion import choose_weight, fuse
 from ..retrieval.rank_fusion import Fused
