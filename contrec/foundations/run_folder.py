@@ -157,7 +157,7 @@ class Stages:
         report: Callable[[str], None] | None = None,
         # Called with every row of the log, for live plots
         log: Callable[[dict], None] | None = None,
-        # An `accelerate.Accelerator` of several processes: the first one writes, reports
+        # An `accelerate.Accelerator` of several processes: the first writes, reports
         # and logs, the others follow
         accelerator=None,
         # What all stages depend on, as JSON; a folder whose stages were made with

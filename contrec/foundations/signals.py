@@ -72,7 +72,9 @@ def protect_streams() -> None:
         stream = getattr(sys, name)
         # closed before Python began: its number would go to the next file
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            # The stream stays open as long as the process
+            sink = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, sink)
         elif getattr(stream, "errors", None) == "strict" and hasattr(
             stream, "reconfigure"
         ):

@@ -344,7 +344,7 @@ def check_files(
     for name in names:
         if name not in manifest.files:
             raise CheckpointError(
-                f"{folder / name} is not listed in {path}. Restore the folder, or make it"
+                f"{folder / name} is not listed in {path}. Restore the folder, or make"
                 " again."
             )
     for name, entry in manifest.files.items():
@@ -362,6 +362,6 @@ def check_files(
                 name = (Path(place) / file).relative_to(folder).as_posix()
                 if name not in manifest.files:
                     raise CheckpointError(
-                        f"{folder / name} does not belong there: {path} does not list it."
+                        f"{folder / name} does not belong there: {path} lists it not."
                         " Remove it, or restore the folder."
                     )

@@ -1,4 +1,7 @@
-"""Archives and wheels of named sets: nothing absurd is unpacked, nothing strange is followed, nothing is left behind."""
+"""Archives and wheels of named sets.
+
+Nothing absurd is unpacked, nothing strange is followed, nothing is left behind.
+"""
 
 import gzip
 import hashlib

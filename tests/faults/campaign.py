@@ -17,7 +17,7 @@ CONTROL = re.compile(
 )
 
 
-class Fault(AssertionError):
+class Fault(AssertionError):  # noqa: N818 - a fault of the library, found
     """Something that the kit must never do."""
 
 
