@@ -242,7 +242,11 @@ class IALS(Recommender):
 
 # %% ../../nbs/2_ranking/03_linear.ipynb #95748663
 @patch
-def fit(self: IALS, split: Split, log: Callable | None = None) -> "IALS":
+def fit(  # noqa: F811 - the name is another class's method
+    self: IALS,
+    split: Split,
+    log: Callable | None = None,
+) -> "IALS":
     """Alternate; only the item vectors are kept.
 
     Raises `MemoryBudgetError` where folding in would take too much.

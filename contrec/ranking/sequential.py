@@ -195,7 +195,7 @@ class SASRec(Recommender):
     Every place predicts the next item.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument per setting of the network
         self,
         # `ce` (softmax over all items), `bce` (sampled negatives) or `gbce` (the same,
         # calibrated)
@@ -288,6 +288,16 @@ def _loss(self: SASRec, ids):
         )
     )
 
+
+@patch
+def _build(self: SASRec, n_items):
+    "Return the network with its first weights."
+    with seeded(self.seed):
+        network = CausalEncoder(
+            n_items, self.length, self.width, self.layers, self.heads, self.dropout
+        )
+        return network.to(self.device)
+
 # %% ../../nbs/2_ranking/04_sequential.ipynb #ccf6b84f
 @patch
 def fit(
@@ -297,28 +307,20 @@ def fit(
 
     With patience, the weights with the best validation NDCG@10 stay.
     """
-    with seeded(self.seed):
-        self.model = CausalEncoder(
-            split.n_items,
-            self.length,
-            self.width,
-            self.layers,
-            self.heads,
-            self.dropout,
-        ).to(self.device)
-    self.split, ids = (
-        split,
-        torch.as_tensor(windows(split.train, self.length), device=self.device),
-    )
+    ids = torch.as_tensor(windows(split.train, self.length), device=self.device)
     if len(ids) == 0:
         raise DataError(
             f"{split.name}: no user has two training items, so there is no step to"
             " learn from. Use longer histories (a larger core)."
         )
+    self.model = self._build(split.n_items)
+    self.split = split
     history, target = split.histories("valid"), split.targets("valid")
-    validate = lambda: per_user(self.rank(history, 10).ids, target, (10,))[
-        "NDCG@10"
-    ].mean()
+
+    def validate():
+        found = per_user(self.rank(history, 10).ids, target, (10,))
+        return found["NDCG@10"].mean()
+
     how = (
         {"lr_schedule": "cosine"}
         if self.patience is None

@@ -220,7 +220,7 @@ def loss(self: LightGCN, rows: torch.Tensor) -> BPRLoss:
     return BPRLoss(ranking + self.norm_weight * norm, ranking, norm)
 
 # %% ../../nbs/3_tokenizer/01_embeddings.ipynb #bae87aa8
-def lightgcn(
+def lightgcn(  # noqa: PLR0913 - settings of the training, each of its own
     split: Split,  # Only `split.train` is read
     width: int = 64,  # d_cf
     layers: int = 3,  # Steps along the graph
@@ -329,7 +329,7 @@ def ials(
     )
 
 # %% ../../nbs/3_tokenizer/01_embeddings.ipynb #5a5dec02
-def sasrec(
+def sasrec(  # noqa: PLR0913 - settings of the training, each of its own
     split: Split,  # Only `split.train` is read
     width: int = 64,  # d_cf
     layers: int = 1,  # Transformer blocks

@@ -240,7 +240,7 @@ def code_statistics(self: Quantizer, e: torch.Tensor) -> dict[str, float]:
     return code_statistics(self.codes(e), self.size)
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #b22c134f
-def code_statistics(
+def code_statistics(  # noqa: F811 - the name is another class's method
     codes: torch.Tensor,  # (n, k) int64
     size: int,  # Codes per codebook
 ) -> dict[str, float]:  # bits, utilisation, perplexity, collision
@@ -328,7 +328,7 @@ class ResidualQuantizer(Quantizer):
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #30f62b8b
 @patch
-def quantise(
+def quantise(  # noqa: F811 - the name is another class's method
     self: ResidualQuantizer, z: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "(b, 1, d) -> codes, residuals and words, each over the K levels."
@@ -344,7 +344,7 @@ def quantise(
 
 
 @patch
-def through(
+def through(  # noqa: F811 - the name is another class's method
     self: ResidualQuantizer, z: torch.Tensor, words: torch.Tensor
 ) -> torch.Tensor:
     "Code words as tokens; their sum passes the gradient to the encoder once."

@@ -140,6 +140,11 @@ class Tokenizer(nn.Module):
         self.register_buffer("mean", torch.zeros(self.d_in))
         self.register_buffer("scale", torch.ones(self.d_in))
 
+    def __repr__(self):
+        settings = ", ".join(f"{name}={v}" for name, v in self.config.items())
+        numbers = sum(p.numel() for p in self.parameters())
+        return f"{type(self).__name__}({settings}; {numbers:,} parameters)"
+
 # %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #6e12352b
 @patch
 def fit_standard(
@@ -323,7 +328,10 @@ def statistics(self: SigmaVAE, x: torch.Tensor) -> torch.Tensor:
 
 
 @patch
-def tokenize(self: SigmaVAE, x: torch.Tensor) -> torch.Tensor:
+def tokenize(  # noqa: F811 - the name is another class's method
+    self: SigmaVAE,
+    x: torch.Tensor,
+) -> torch.Tensor:
     return self.statistics(x)[..., : self.width]
 
 
@@ -339,7 +347,10 @@ def draw(
 
 
 @patch
-def sample(self: SigmaVAE, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def sample(  # noqa: F811 - the name is another class's method
+    self: SigmaVAE,
+    x: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Means of the tokens, and tokens with the noise of training, learned or of a
     fixed scale.
     """
@@ -348,7 +359,7 @@ def sample(self: SigmaVAE, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 
 # %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #d7dd69c1
 @patch
-def loss(
+def loss(  # noqa: F811 - the name is another class's method
     self: SigmaVAE, e: torch.Tensor, target: torch.Tensor | None = None
 ) -> TokenizerLoss:
     """MSE between `Dec(mean_k z_k)` and the unmasked row, plus the weighted
@@ -367,7 +378,10 @@ def loss(
 
 
 @patch
-def decode(self: SigmaVAE, z: torch.Tensor) -> torch.Tensor:
+def decode(  # noqa: F811 - the name is another class's method
+    self: SigmaVAE,
+    z: torch.Tensor,
+) -> torch.Tensor:
     """Tokens (b, k, d), or their means (b, d) -> (b, d_in) in the units of the
     input.
     """
@@ -508,7 +522,7 @@ def as_rows(
     return e
 
 # %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #b4acde81
-def fit_tokenizer(
+def fit_tokenizer(  # noqa: PLR0913 - settings of the training, each of its own
     tokenizer: Tokenizer,  # Trained in place
     e,  # (n, d_in) vectors of items or users
     epochs: int = 150,  # Passes over the rows

@@ -156,7 +156,10 @@ class SentenceVectors:
 
 # %% ../../nbs/3_tokenizer/02_text_vectors.ipynb #0587850d
 @patch
-def fit(self: SentenceVectors, items: pd.DataFrame) -> "SentenceVectors":
+def fit(  # noqa: F811 - the name is another class's method
+    self: SentenceVectors,
+    items: pd.DataFrame,
+) -> "SentenceVectors":
     "Nothing to learn: the encoder is frozen."
     return self
 
@@ -164,7 +167,10 @@ def fit(self: SentenceVectors, items: pd.DataFrame) -> "SentenceVectors":
 @patch
 @torch.no_grad()
 # (n_items, hidden width) float32
-def transform(self: SentenceVectors, items: pd.DataFrame) -> np.ndarray:
+def transform(  # noqa: F811 - the name is another class's method
+    self: SentenceVectors,
+    items: pd.DataFrame,
+) -> np.ndarray:
     "Vectors of items, known or new, at norm 1."
     sentences = item_sentences(items)
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))

@@ -598,3 +598,9 @@ def test_damaged_folder(what, tmp_path):
 
 
 # --- speed
+
+
+def test_a_tokenizer_introduces_itself_in_one_line():
+    text = repr(SigmaVAE(8, width=4, tokens=2, hidden=16))
+    assert text.startswith("SigmaVAE(d_in=8, width=4, tokens=2, hidden=16")
+    assert "parameters)" in text and "\n" not in text
