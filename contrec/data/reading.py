@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['shown', 'TextFormat', 'read_items', 'ReadingReport', 'describe', 'with_split', 'read_log', 'from_frame']
 
-# %% ../../nbs/1_data/03_reading.ipynb #a7f71369
+# %% ../../nbs/1_data/03_reading.ipynb #94510001
 import ast
 import bz2
 import codecs
+import contextlib
 import csv
 import datetime
 import difflib
@@ -28,6 +29,7 @@ from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 
+# %% ../../nbs/1_data/03_reading.ipynb #94510002
 import numpy as np
 import pandas as pd
 import pyarrow
@@ -36,7 +38,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 from fastcore.basics import patch
 
-from .interactions import Interactions, tied_share
+from .interactions import Interactions, html_card, tied_share
 from .split import Split
 from ..foundations.environment import check_memory
 from contrec.foundations.errors import (
@@ -58,14 +60,14 @@ def shown(
     return f"'{escape_controls(text)}'"
 
 
-def _plain(name, width=200):
+def _printable_name(name, width=200):
     "A file's name, with control characters escaped; a long one's end."
     text = str(name)
     text = text if len(text) <= width else "..." + text[-width:]
     return escape_controls(text)
 
 
-def _listed(names, most=12):
+def _quoted_list(names, most=12):
     return ", ".join(map(shown, names[:most])) + ", ..." * (len(names) > most)
 
 
@@ -75,7 +77,7 @@ def _count(n, noun):
 # %% ../../nbs/1_data/03_reading.ipynb #7945c81b
 def _read_bytes(path):
     "The bytes of a regular file; refuses everything else, and says why."
-    name = _plain(path) or "''"
+    name = _printable_name(path) or "''"
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -106,8 +108,8 @@ def _empty(name):
         f"{name} is empty. A table needs a header line and at least one line below it."
     )
 
-# %% ../../nbs/1_data/03_reading.ipynb #28d5c6b1
-_PACKED = {
+# %% ../../nbs/1_data/03_reading.ipynb #94510004
+_COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"\xfd7zXZ\x00": "xz",
     b"BZh": "bz2",
@@ -115,7 +117,7 @@ _PACKED = {
     b"PK\x03\x04": "zip",
     b"PK\x05\x06": "zip",
 }
-_OTHER = {
+_NOT_TABLES = {
     b"\x89HDF": "an HDF5 file",
     b"SQLite format 3": "an SQLite database",
     b"%PDF": "a PDF document",
@@ -126,10 +128,10 @@ _OTHER = {
 }
 
 
-def _kind(content, kinds):
+def _format_of(content, kinds):
     return next((k for start, k in kinds.items() if content.startswith(start)), None)
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510005
 def _zip_member(content, label):
     "The only file of a zip archive, opened."
     archive = zipfile.ZipFile(io.BytesIO(content))
@@ -138,7 +140,7 @@ def _zip_member(content, label):
         raise DataError(f"{label} is a spreadsheet. Save the table as CSV.")
     files = [i for i in inside if not i.filename.startswith("__MACOSX/")]
     if len(files) != 1:
-        names = f": {_listed([i.filename for i in files], 4)}" if files else ""
+        names = f": {_quoted_list([i.filename for i in files], 4)}" if files else ""
         raise DataError(
             f"{label} holds {_count(len(files), 'file')}{names}; one is needed. "
             "Take out the table and name that."
@@ -158,15 +160,15 @@ def _stream(content, label, kind):
     return opener(io.BytesIO(content))
 
 # %% ../../nbs/1_data/03_reading.ipynb #2f3c301e
-_LARGE = 1 << 28  # Bytes that a small file may unpack to, however small it is
+_UNPACK_LIMIT = 1 << 28  # Bytes that a small file may unpack to, however small it is
 
 
 def _unpack(content, label):
     "What a compressed file holds; other files as they are."
-    kind = _kind(content, _PACKED)
+    kind = _format_of(content, _COMPRESSED)
     if kind is None:
         return content
-    most, parts, size = max(_LARGE, 300 * len(content)), [], 0
+    most, parts, size = max(_UNPACK_LIMIT, 300 * len(content)), [], 0
     try:
         with _stream(content, label, kind) as stream:
             while part := stream.read(1 << 24):
@@ -180,7 +182,9 @@ def _unpack(content, label):
     except ContrecError:
         raise
     except Exception as error:  # zlib, lzma, zipfile and Arrow have errors of their own
-        reason = _plain(str(error).splitlines()[0] if str(error) else "truncated", 80)
+        reason = _printable_name(
+            str(error).splitlines()[0] if str(error) else "truncated", 80
+        )
         raise DataError(
             f"{label} cannot be unpacked ({kind}: {reason}). "
             "It is damaged: get it again."
@@ -188,19 +192,19 @@ def _unpack(content, label):
     whole = b"".join(parts)
     if not whole.strip(b"\x00\r\n\t "):
         raise DataError(_empty(label))
-    if _kind(whole, _PACKED) or whole[257:262] == b"ustar":
+    if _format_of(whole, _COMPRESSED) or whole[257:262] == b"ustar":
         raise DataError(f"{label} holds another archive. Take the table out first.")
     return whole
 
-# %% ../../nbs/1_data/03_reading.ipynb #a0e80a5d
-_MARKS = {
+# %% ../../nbs/1_data/03_reading.ipynb #94510006
+_BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_NO_ENCODINGS = (
+_NOT_FOR_TEXT = (
     "idna",
     "punycode",
     "unicode_escape",
@@ -214,7 +218,7 @@ def _check_encoding(encoding):
     try:
         found = codecs.lookup(encoding)
         name = found.name.replace("-", "_")
-        good = found._is_text_encoding and name not in _NO_ENCODINGS
+        good = found._is_text_encoding and name not in _NOT_FOR_TEXT
         good = good and isinstance("a".encode(encoding), bytes)
     except Exception:  # Names with strange characters raise all kinds of errors
         good = False
@@ -224,12 +228,12 @@ def _check_encoding(encoding):
             "Usual ones are utf-8, latin-1, cp1252, utf-16."
         )
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510007
 def _decode(content, label, encoding, option):
     "Text with plain line ends; a byte order mark says more than `encoding` does."
     if encoding is not None:
         _check_encoding(encoding)
-    encoding = _kind(content, _MARKS) or encoding or "utf-8"
+    encoding = _format_of(content, _BYTE_ORDER_MARKS) or encoding or "utf-8"
     try:
         text = content.decode(encoding)
     except Exception as error:  # UnicodeError, and a few codecs have others
@@ -277,7 +281,7 @@ class TextFormat:
         if self.separator == "\\t":
             object.__setattr__(self, "separator", "\t")
 
-# %% ../../nbs/1_data/03_reading.ipynb #88add7af
+# %% ../../nbs/1_data/03_reading.ipynb #94510012
 _OPTIONS = {
     "user": "user='...' in Python, --user-column on the command line",
     "item": "item='...' in Python, --item-column on the command line",
@@ -289,7 +293,7 @@ _OPTIONS = {
     "text": "text='...' in Python, --text-column on the command line",
 }
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510013
 @dataclass(frozen=True)
 class _Table:
     "A table as it was read, and how to name a place in it."
@@ -327,7 +331,7 @@ class _Table:
         inside = 0 if self.breaks is None else int((self.breaks < row).sum())
         return f"{self.label}, line {row + self.first_line + inside}{column}"
 
-# %% ../../nbs/1_data/03_reading.ipynb #33a931aa
+# %% ../../nbs/1_data/03_reading.ipynb #94510015
 @patch
 def find(self: _Table, name, role):
     "The name of the column for a role; refuses a name that is not there."
@@ -339,24 +343,11 @@ def find(self: _Table, name, role):
     close = close or [c for c in self.names if c and c.lower() in lower]
     hint = f" Did you mean {shown(close[0])}?" if close else ""
     raise DataError(
-        f"{self.label}: no column {shown(name)}; it has {_listed(self.names)}.{hint}"
+        f"{self.label}: no column {shown(name)}; it has {_quoted_list(self.names)}."
+        f"{hint}"
         f"{_looks_headless(self)}\nSay which column holds the "
         f"{'item' if role == 'id' else role}: {_OPTIONS[role]}."
     )
-
-
-@patch
-def refuse(self: _Table, bad, name, what, remedy="Correct it or remove the row."):
-    "Raise for the first row where the mask `bad` is true."
-    rows = np.flatnonzero(np.asarray(bad, dtype=bool))
-    if not len(rows):
-        return
-    unit = "row" if self.first_line is None else "line"
-    others = len(rows) - 1
-    more = f" ({others:,} more such {unit}{'s' * (others > 1)})" if others else ""
-    value = shown(self.get(name).iloc[rows[0]])
-    what = what.replace("{value}", value)
-    raise DataError(f"{self.place(rows[0], name)}: {what}{more}. {remedy}")
 
 
 def _looks_headless(table):
@@ -374,6 +365,20 @@ def _looks_headless(table):
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
+# %% ../../nbs/1_data/03_reading.ipynb #94510016
+@patch
+def refuse(self: _Table, bad, name, what, remedy="Correct it or remove the row."):
+    "Raise for the first row where the mask `bad` is true."
+    rows = np.flatnonzero(np.asarray(bad, dtype=bool))
+    if not len(rows):
+        return
+    unit = "row" if self.first_line is None else "line"
+    others = len(rows) - 1
+    more = f" ({others:,} more such {unit}{'s' * (others > 1)})" if others else ""
+    value = shown(self.get(name).iloc[rows[0]])
+    what = what.replace("{value}", value)
+    raise DataError(f"{self.place(rows[0], name)}: {what}{more}. {remedy}")
+
 # %% ../../nbs/1_data/03_reading.ipynb #3ae65a15
 def _series(column):
     "A column as a Series in which whole numbers stay whole."
@@ -386,14 +391,14 @@ def _series(column):
         column = column.cast(kind.value_type)
         kind = kind.value_type
     if pyarrow.types.is_integer(kind) and column.null_count:
-        return column.cast(pyarrow.int64()).to_pandas(types_mapper=_whole)
+        return column.cast(pyarrow.int64()).to_pandas(types_mapper=_nullable_integer)
     return column.to_pandas()
 
 
-def _whole(kind):
+def _nullable_integer(kind):
     return pd.Int64Dtype()
 
-# %% ../../nbs/1_data/03_reading.ipynb #bffa87e6
+# %% ../../nbs/1_data/03_reading.ipynb #94510017
 def _check_names(label, names):
     "Names of columns as str without spaces around; refuses a name that is there twice."
     clean = [str(n).strip().strip("\ufeff") for n in names]
@@ -401,15 +406,15 @@ def _check_names(label, names):
     if twice:
         raise DataError(
             f"{label}: {Counter(clean)[twice[0]]} columns are called "
-            f"{shown(twice[0])}; it has {_listed(clean)}. "
+            f"{shown(twice[0])}; it has {_quoted_list(clean)}. "
             "Rename or remove all but one of them."
         )
     return clean
 
 
-def _roles(chosen):
+def _check_roles(chosen):
     "Refuse one column in two roles; `chosen` says role -> column."
-    for role, name in chosen.items():
+    for name in chosen.values():
         same = [r for r, n in chosen.items() if n == name and n is not None]
         if len(same) > 1:
             raise ConfigError(
@@ -442,7 +447,7 @@ def _first_lines(text, label):
     return start, line, text[start:]
 
 # %% ../../nbs/1_data/03_reading.ipynb #568dd098
-def _cut(text, separator, n, table):
+def _split_into_columns(text, separator, n, table):
     "All rows of `text` as an Arrow table of str; refuses rows of another width."
     bad = []
 
@@ -471,14 +476,16 @@ def _cut(text, separator, n, table):
             ),
         )
     except Exception as error:  # Arrow's errors, MemoryError, UnicodeError
-        reason = _plain(str(error).splitlines()[0] if str(error) else "too large", 120)
+        reason = _printable_name(
+            str(error).splitlines()[0] if str(error) else "too large", 120
+        )
         raise DataError(
             f"{table.label} cannot be cut into columns ({reason}). "
             "Check its quotes and its separator."
         ) from error
     return found, bad
 
-# %% ../../nbs/1_data/03_reading.ipynb #84fde096
+# %% ../../nbs/1_data/03_reading.ipynb #94510021
 def _check_width(table, bad, where):
     "Refuse rows with more or fewer fields than the header."
     if not bad:
@@ -489,12 +496,12 @@ def _check_width(table, bad, where):
     more = f" ({len(bad) - 1:,} more such lines)" if len(bad) > 1 else ""
     raise DataError(
         f"{table.place(where)}: {_count(first.actual_columns, 'field')} where the "
-        f"{names} {_count(count, 'column')} ({_listed(table.names, 6)}){more}.\n"
+        f"{names} {_count(count, 'column')} ({_quoted_list(table.names, 6)}){more}.\n"
         "Name every column in the header, correct the row, close its quotes, "
         f"or name another separator ({table.format.prefix}separator)."
     )
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510022
 def _check_quotes(table, separator):
     "Refuse cells whose line breaks look like rows that a quote has swallowed."
     width = len(table.names) - 1
@@ -537,14 +544,14 @@ def _read_text(text, label, layout):
             f"{label}, line 1: {error}. Is it a table? Check the file."
         ) from error
     names = fields if layout.header else [str(i + 1) for i in range(len(fields))]
-    names, notes, sequences = _typed_header(_check_names(label, names))
+    names, notes, sequences = _recbole_header(_check_names(label, names))
     if len(separator) > 1:
         if "\x1f" in text:
             raise DataError(f"{label} holds \\x1f: name a separator of one sign.")
         text, separator = text.replace(separator, "\x1f"), "\x1f"
     table = _Table(label, names, [], skipped + 1, None, layout, notes)
     table = replace(table, sequences=sequences)
-    found, bad = _cut(text, separator, len(names), table)
+    found, bad = _split_into_columns(text, separator, len(names), table)
     columns = found.columns
     table = replace(table, columns=columns, breaks=_line_breaks(columns))
     _check_width(table, bad, bad[0].number - 1 if bad else 0)
@@ -566,12 +573,12 @@ def _without_blank(table):
     return replace(table, rows=rows, blank=blank)
 
 
-_TYPED = re.compile(r"(.+):(token|token_seq|float|float_seq)")
+_RECBOLE_TYPE = re.compile(r"(.+):(token|token_seq|float|float_seq)")
 
 
-def _typed_header(names):
+def _recbole_header(names):
     "Names of RecBole's typed header without their types, a note, and sequences."
-    found = [_TYPED.fullmatch(n) for n in names]
+    found = [_RECBOLE_TYPE.fullmatch(n) for n in names]
     if not all(found):
         return names, (), ()
     short = {"user_id": "user", "item_id": "item"}
@@ -582,8 +589,8 @@ def _typed_header(names):
     words = [n for n, m in zip(plain, found) if m[2] == "token_seq"]
     return plain, (note,), tuple(words)
 
-# %% ../../nbs/1_data/03_reading.ipynb #dbdff865
-def _pairs(pairs):
+# %% ../../nbs/1_data/03_reading.ipynb #94510026
+def _unique_keys(pairs):
     "An object of JSON whose keys are all different."
     names = Counter(str(k).strip() for k, _ in pairs)
     if names and max(names.values()) > 1:
@@ -600,14 +607,14 @@ def _json_rows(text, label):
     for n, part in parts:
         where = label if n is None else f"{label}, line {n + 1}"
         try:
-            rows.append(json.loads(part, object_pairs_hook=_pairs))
+            rows.append(json.loads(part, object_pairs_hook=_unique_keys))
         except KeyError as error:
             raise DataError(
                 f"{where}: two values are called {shown(error.args[0])}. Keep one."
             ) from error
         except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{where}: this is not JSON ({_plain(str(error), 80)}). "
+                f"{where}: this is not JSON ({_printable_name(str(error), 80)}). "
                 "Write one object per line."
             ) from error
         if not whole and not isinstance(rows[-1], dict):
@@ -617,7 +624,7 @@ def _json_rows(text, label):
         raise DataError(f"{label}: a list of objects is needed, one per row.")
     return rows, None if whole else np.array([n for n, _ in lines])
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510027
 def _read_json(text, label, layout):
     "A table from JSON lines or a list of objects."
     rows, lines = _json_rows(text, label)
@@ -631,21 +638,23 @@ def _read_json(text, label, layout):
     gaps = np.repeat(np.arange(len(rows)), np.diff(np.append(-1, lines)) - 1) - 1
     return _Table(label, names, columns, 1, None, layout, breaks=gaps)
 
-# %% ../../nbs/1_data/03_reading.ipynb #23eb3708
+# %% ../../nbs/1_data/03_reading.ipynb #94510030
 _ARROW = {b"PAR1": pyarrow.parquet.ParquetFile, b"ARROW1": pyarrow.ipc.open_file}
 
 
 def _read_arrow(content, label, layout):
     "A table from Parquet or Feather."
     try:
-        opened = _kind(content, _ARROW)(pyarrow.BufferReader(content))
+        opened = _format_of(content, _ARROW)(pyarrow.BufferReader(content))
         names = getattr(opened, "schema_arrow", None) or opened.schema
         names = _check_names(label, names.names)
         found = opened.read() if hasattr(opened, "read") else opened.read_all()
     except ContrecError:
         raise
     except Exception as error:  # Arrow's own, OSError, MemoryError
-        reason = _plain(str(error).splitlines()[0] if str(error) else "truncated", 120)
+        reason = _printable_name(
+            str(error).splitlines()[0] if str(error) else "truncated", 120
+        )
         raise DataError(
             f"{label} cannot be read ({reason}). It is damaged: get it again."
         ) from error
@@ -653,14 +662,14 @@ def _read_arrow(content, label, layout):
         raise DataError(_empty(label))
     return _Table(label, names, found.columns, None, None, layout)
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510032
 def _read_table(path, layout=TextFormat()):
     "Read a file by its content; raises `DataError` for what cannot be a table."
-    label = _plain(Path(path).name, 80)
+    label = _printable_name(Path(path).name, 80)
     content = _unpack(_read_bytes(path), label)
-    if _kind(content, _ARROW):
+    if _format_of(content, _ARROW):
         return _read_arrow(content, label, layout)
-    if other := _kind(content, _OTHER):
+    if other := _format_of(content, _NOT_TABLES):
         raise DataError(f"{label} is {other}. Save the table as CSV or Parquet.")
     text = _decode(content, label, layout.encoding, f"{layout.prefix}encoding")
     if not text.strip():
@@ -670,10 +679,14 @@ def _read_table(path, layout=TextFormat()):
     table = _read_text(text, label, layout)
     return replace(table, notes=table.notes + _doubtful_encoding(content, layout))
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510033
 def _doubtful_encoding(content, layout):
     "A warning where the text reads as UTF-8, though another encoding was named."
-    if layout.encoding is None or content.isascii() or _kind(content, _MARKS):
+    if (
+        layout.encoding is None
+        or content.isascii()
+        or _format_of(content, _BYTE_ORDER_MARKS)
+    ):
         return ()
     if codecs.lookup(layout.encoding).name in ("utf-8", "utf-8-sig"):
         return ()
@@ -691,16 +704,22 @@ def _frame_table(label, frame):
     columns = [frame.iloc[:, i].reset_index(drop=True) for i in range(frame.shape[1])]
     return _Table(label, _check_names(label, frame.columns), columns)
 
-# %% ../../nbs/1_data/03_reading.ipynb #5e415ad2
-_MISSING = frozenset(
+# %% ../../nbs/1_data/03_reading.ipynb #94510034
+_MISSING_WORDS = (
     "|-|--|---|\u2013|\u2014|?|.|na|n/a|n.a.|#n/a|#na|nan|-nan|nat|null|(null)|none|"
     "(none)|nil|\\n|<na>|undefined|missing|#ref!|#value!|#null!|1.#qnan|-1.#ind"
-    "|(blank)|(missing)|[null]|not available".split("|")
+    "|(blank)|(missing)|[null]|not available"
 )
+_MISSING = frozenset(_MISSING_WORDS.split("|"))
 _AROUND = " \t\u00a0\u200b\u2060\ufeff"
 
 
-def _spell(value):
+def _means_missing(text):
+    "Whether a cell says that there is nothing."
+    return text.strip(_AROUND).casefold() in _MISSING
+
+# %% ../../nbs/1_data/03_reading.ipynb #94510035
+def _id_text(value):
     "One id as text; raises `ValueError` with the reason where it is none."
     if isinstance(value, bytes | bytearray):
         try:
@@ -716,11 +735,11 @@ def _spell(value):
     if isinstance(value, int | np.integer):
         return str(int(value))
     if isinstance(value, float | np.floating | Decimal):
-        return _spell_fraction(value)
+        return _fraction_text(value)
     raise ValueError(f"of type {type(value).__name__}, not an id")
 
 
-def _spell_fraction(value):
+def _fraction_text(value):
     "A number that may have a fraction, as an id: 12.0 is 12."
     if math.isnan(value):
         return ""
@@ -730,13 +749,8 @@ def _spell_fraction(value):
         raise ValueError("a number that was rounded, so that ids may have merged")
     return str(int(value))
 
-
-def _missing(text):
-    "Whether a cell says that there is nothing."
-    return text.strip(_AROUND).casefold() in _MISSING
-
 # %% ../../nbs/1_data/03_reading.ipynb #a58bf9ab
-def _distinct(table, name, role):
+def _distinct_ids(table, name, role):
     "Codes and distinct ids as text, as they stand in the file."
     column = table.get(name)
     try:
@@ -749,7 +763,7 @@ def _distinct(table, name, role):
         try:
             if kind == "bool" or kind.startswith(("datetime", "timedelta")):
                 raise ValueError(f"of type {kind}, not an id")
-            texts.append(_spell(value))
+            texts.append(_id_text(value))
         except (ValueError, OverflowError, ArithmeticError) as error:
             reasons[code] = str(error)
             texts.append("")
@@ -763,7 +777,7 @@ def _distinct(table, name, role):
         )
     return codes, texts
 
-# %% ../../nbs/1_data/03_reading.ipynb #674d2f6a
+# %% ../../nbs/1_data/03_reading.ipynb #94510037
 @dataclass
 class _Ids:
     "Ids of a column: what they became, and what was changed."
@@ -781,9 +795,31 @@ _POINT = re.compile(r"(-?[0-9]+)(?:\.0+|,0{1,2})")  # 12.0, or 12,0 with a comma
 _ROUNDED = re.compile(r"\d(\.\d+)?[eE]\+\d+")
 
 
+def _changed(rows, before, after):
+    "Number of rows whose id is another now."
+    return int(rows[[a != b for a, b in zip(before, after)]].sum())
+
+# %% ../../nbs/1_data/03_reading.ipynb #94510038
+def _without_points(table, name, role, codes, texts, absent):
+    "12.0 becomes 12 where all ids are numbers; both in one column are refused else."
+    points = [_POINT.fullmatch(t) for t in texts]
+    if not any(points):
+        return texts
+    if all(p or _WHOLE.fullmatch(t) or a for p, t, a in zip(points, texts, absent)):
+        return [p[1] if p else t for p, t in zip(points, texts)]
+    both = [bool(p) and p[1] in set(texts) for p in points]
+    table.refuse(
+        np.array(both)[codes],
+        name,
+        f"the {role} {{value}} is there without its point, too",
+        "Write it in one way.",
+    )
+    return texts
+
+# %% ../../nbs/1_data/03_reading.ipynb #94510039
 def _read_ids(table, name, role):
     "Read a column of ids; refuses what cannot be one."
-    codes, raw = _distinct(table, name, role)
+    codes, raw = _distinct_ids(table, name, role)
     rows = np.bincount(codes, minlength=len(raw))
     clean = [t.strip().strip(_AROUND).strip() for t in raw]
     found = _Ids(np.empty(0), stripped=_changed(rows, raw, clean))
@@ -801,7 +837,7 @@ def _read_ids(table, name, role):
         )
     composed = [unicodedata.normalize("NFC", t) for t in clean]
     found.accents = _changed(rows, clean, composed)
-    absent = np.array([_missing(t) for t in composed])
+    absent = np.array([_means_missing(t) for t in composed])
     found.missing = int(rows[absent].sum())
     words = [raw[i] for i in np.flatnonzero(absent & (rows > 0))]
     found.spelled = sorted(dict.fromkeys(shown(w, 20) for w in words))
@@ -810,28 +846,6 @@ def _read_ids(table, name, role):
     whole = np.array(["" if a else t for t, a in zip(whole, absent)], dtype=object)
     found.values = whole[codes]
     return found
-
-
-def _changed(rows, before, after):
-    "Number of rows whose id is another now."
-    return int(rows[[a != b for a, b in zip(before, after)]].sum())
-
-
-def _without_points(table, name, role, codes, texts, absent):
-    "12.0 becomes 12 where all ids are numbers; both in one column are refused else."
-    points = [_POINT.fullmatch(t) for t in texts]
-    if not any(points):
-        return texts
-    if all(p or _WHOLE.fullmatch(t) or a for p, t, a in zip(points, texts, absent)):
-        return [p[1] if p else t for p, t in zip(points, texts)]
-    both = [bool(p) and p[1] in set(texts) for p in points]
-    table.refuse(
-        np.array(both)[codes],
-        name,
-        f"the {role} {{value}} is there without its point, too",
-        "Write it in one way.",
-    )
-    return texts
 
 # %% ../../nbs/1_data/03_reading.ipynb #c684cd68
 def _look_alikes(ids):
@@ -845,7 +859,7 @@ def _look_alikes(ids):
     same = [g for g in groups.values() if len(g) > 1]
     return sum(map(len, same)), tuple(same[0][:2]) if same else ()
 
-# %% ../../nbs/1_data/03_reading.ipynb #1f36c48f
+# %% ../../nbs/1_data/03_reading.ipynb #94510041
 def _as_numbers(table, name):
     "A column as float64, with NaN for what is no number."
     column = table.get(name)
@@ -866,7 +880,7 @@ def _number_text(value):
     "A cell that may be a number as text."
     return "" if isinstance(value, bool | np.bool_) else str(value)
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510042
 def _read_numbers(table, name, role):
     "A column as float64; refuses what is not a finite number."
     values = _as_numbers(table, name)
@@ -888,7 +902,7 @@ def _comma_hint(table, name, values):
         return " If the comma is a decimal sign, say decimal=',' (--decimal ,)."
     return ""
 
-# %% ../../nbs/1_data/03_reading.ipynb #4cd7198f
+# %% ../../nbs/1_data/03_reading.ipynb #94510045
 @dataclass(frozen=True)
 class _Times:
     "Times in seconds, and how they were written."
@@ -919,7 +933,7 @@ def _refuse_mixed(table, name, values):
             "Write all times in one unit, and leave out rows without a time.",
         )
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510048
 def _number_times(table, name, values):
     "Numbers as seconds since 1970; the unit is told by their size."
     if (np.abs(values) > 1e19).any():
@@ -932,6 +946,24 @@ def _number_times(table, name, values):
     return _Times(values / 1000.0 ** max(0, unit - 1), _UNITS[unit])
 
 
+def _compact_dates(values):
+    "Seconds of dates written as one number, 20240531; `None` if these are none."
+    if (values != np.floor(values)).any() or (values < 1e7).any():
+        return None
+    text = pd.Series(values.astype(np.int64).astype(str))
+    pattern = _COMPACT.get(int(text.str.len().iloc[0]))
+    if pattern is None or not text.str.fullmatch("(19|20)\\d+").all():
+        return None
+    dates = pd.to_datetime(text, format=pattern, errors="coerce", utc=True)
+    return None if dates.isna().any() else _seconds(dates)
+
+
+def _seconds(dates):
+    "Dates as seconds since 1970."
+    since = dates - pd.Timestamp(0, tz="UTC")
+    return (since / pd.Timedelta(seconds=1)).to_numpy(float)
+
+# %% ../../nbs/1_data/03_reading.ipynb #94510049
 _DOUBTFUL = {8: ("%d%m%Y", "%m%d%Y"), 6: ("%y%m%d", "%d%m%y", "%m%d%y")}
 
 
@@ -954,26 +986,8 @@ def _refuse_compact(table, name, values):
                 f"(--time-format {pattern}).",
             )
 
-
-def _compact_dates(values):
-    "Seconds of dates written as one number, 20240531; `None` if these are none."
-    if (values != np.floor(values)).any() or (values < 1e7).any():
-        return None
-    text = pd.Series(values.astype(np.int64).astype(str))
-    pattern = _COMPACT.get(int(text.str.len().iloc[0]))
-    if pattern is None or not text.str.fullmatch("(19|20)\\d+").all():
-        return None
-    dates = pd.to_datetime(text, format=pattern, errors="coerce", utc=True)
-    return None if dates.isna().any() else _seconds(dates)
-
-
-def _seconds(dates):
-    "Dates as seconds since 1970."
-    since = dates - pd.Timestamp(0, tz="UTC")
-    return (since / pd.Timedelta(seconds=1)).to_numpy(float)
-
-# %% ../../nbs/1_data/03_reading.ipynb #d1c9ee92
-def _parse(text, **options):
+# %% ../../nbs/1_data/03_reading.ipynb #94510051
+def _parse_dates(text, **options):
     "Dates of texts, missing where pandas cannot read one."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas tells that it guesses a format
@@ -983,12 +997,12 @@ def _parse(text, **options):
             return pd.Series(pd.NaT, index=text.index, dtype="datetime64[us, UTC]")
 
 
-def _parse_any(text):
+def _parse_clear_dates(text):
     "Dates that begin with their year, or name their month."
-    dates = _parse(text)
+    dates = _parse_dates(text)
     rest = dates.isna() & text.notna()
     if rest.any():
-        dates = dates.where(~rest, _parse(text.where(rest), format="mixed"))
+        dates = dates.where(~rest, _parse_dates(text.where(rest), format="mixed"))
     return dates
 
 
@@ -999,7 +1013,7 @@ _MONTHS = "(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
 _NAMED = rf"(?=.*{_MONTHS})(?=.*(?<!\d)\d{{4}}(?!\d)).*"
 _CLOCK = r"(?:,?[T\s]+\d{1,2}:\d{2}.*)?"
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510052
 def _date_times(table, name, text):
     "Seconds of dates; refuses those that can be read in two ways."
     how = "for instance time_format='%d/%m/%Y' (--time-format %d/%m/%Y)"
@@ -1010,17 +1024,17 @@ def _date_times(table, name, text):
         f"Say how dates are written, {how.replace('Y', 'y')}.",
     )
     iso = text.where(text.str.fullmatch(r"\d{4}-?\d{2}-?\d{2}.*"))
-    dates = _parse(iso, format="ISO8601")
-    dates = dates.where(dates.notna(), _parse_any(iso.where(dates.isna())))
+    dates = _parse_dates(iso, format="ISO8601")
+    dates = dates.where(dates.notna(), _parse_clear_dates(iso.where(dates.isna())))
     year_first = text.str.extract(f"^(?:{_YEAR_FIRST})$")
     parts = [year_first[i] for i in range(4)]
-    dates = dates.where(year_first[0].isna(), _joined(*parts))
+    dates = dates.where(year_first[0].isna(), _join_dates(*parts))
     pair = text.str.extract(f"^(?:{_PAIR})$")
     if pair[0].notna().any():
         day, month = _day_and_month(table, name, pair[0], pair[2], how)
-        dates = dates.where(pair[0].isna(), _joined(pair[3], month, day, pair[4]))
+        dates = dates.where(pair[0].isna(), _join_dates(pair[3], month, day, pair[4]))
     named = text.where(text.str.fullmatch(_NAMED))
-    dates = dates.where(named.isna(), _parse_any(named))
+    dates = dates.where(named.isna(), _parse_clear_dates(named))
     table.refuse(
         dates.isna(),
         name,
@@ -1031,12 +1045,14 @@ def _date_times(table, name, text):
     )
     return dates
 
-
-def _joined(year, month, day, clock):
+# %% ../../nbs/1_data/03_reading.ipynb #94510053
+def _join_dates(year, month, day, clock):
     "Dates of their parts."
     good = clock.str.fullmatch(_CLOCK).fillna(False)
     text = year + "-" + month.str.zfill(2) + "-" + day.str.zfill(2) + clock
-    return _parse_any(text.where(good).str.replace(r"^(.{10}),", r"\1", regex=True))
+    return _parse_clear_dates(
+        text.where(good).str.replace(r"^(.{10}),", r"\1", regex=True)
+    )
 
 
 def _day_and_month(table, name, first, second, how):
@@ -1059,8 +1075,8 @@ def _day_and_month(table, name, first, second, how):
         )
     return (first, second) if day_first else (second, first)
 
-# %% ../../nbs/1_data/03_reading.ipynb #c067d37f
-def _formatted(table, name, text, time_format):
+# %% ../../nbs/1_data/03_reading.ipynb #94510055
+def _parse_with_format(table, name, text, time_format):
     "Dates of a format that the user named."
     good = isinstance(time_format, str) and "%" in time_format
     try:
@@ -1070,7 +1086,8 @@ def _formatted(table, name, text, time_format):
     except Exception as error:  # ValueError, re.error, and more
         raise ConfigError(
             f"time format {shown(time_format)} cannot be used: "
-            f"{_plain(str(error).splitlines()[0], 80)}. An example is %d/%m/%Y %H:%M."
+            f"{_printable_name(str(error).splitlines()[0], 80)}. "
+            "An example is %d/%m/%Y %H:%M."
         ) from error
     table.refuse(
         dates.isna(),
@@ -1080,7 +1097,7 @@ def _formatted(table, name, text, time_format):
     return dates
 
 
-def _zones(text):
+def _time_zone_note(text):
     "A warning where only some of the dates name a time zone."
     zoned = text.str.contains(r"(?::\d{2}|\d)\s*(?:Z|[+-]\d{2}:?\d{2})$", regex=True)
     zoned = zoned & text.str.contains(":", regex=False)
@@ -1088,7 +1105,7 @@ def _zones(text):
         return ("warning: some times name a time zone and others do not (read as UTC)",)
     return ()
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510056
 def _read_times(table, name, time_format=None):
     "A column as seconds since 1970; refuses what cannot be read as a time."
     column = table.get(name)
@@ -1104,12 +1121,12 @@ def _read_times(table, name, time_format=None):
             return _checked_numbers(table, name, numbers)
     text = column.astype(object).map(_number_text).astype("str").str.strip()
     if time_format is not None:
-        dates = _formatted(table, name, text, time_format)
+        dates = _parse_with_format(table, name, text, time_format)
     else:
         dates = _date_times(table, name, text)
-    return _Times(_seconds(dates), "dates", _zones(text))
+    return _Times(_seconds(dates), "dates", _time_zone_note(text))
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510057
 def _checked_numbers(table, name, numbers):
     "Times that are numbers; refuses the cells that are none."
     table.refuse(
@@ -1128,12 +1145,12 @@ def _checked_numbers(table, name, numbers):
             times = replace(times, notes=(*times.notes, note))
     return times
 
-# %% ../../nbs/1_data/03_reading.ipynb #f14ac983
+# %% ../../nbs/1_data/03_reading.ipynb #94510059
 _NO_CATEGORY = re.compile(r"\(?no \w+(?: \w+)* listed\)?", re.IGNORECASE)
 _NAME_KEYS = ("name", "title", "label", "genre", "category", "value")
 
 
-def _flat(value):
+def _category_names(value):
     "Names in a list, however deep; raises `ValueError` for what has no name."
     if value is None or isinstance(value, float) and math.isnan(value):
         return []
@@ -1141,16 +1158,16 @@ def _flat(value):
         key = next((k for k in _NAME_KEYS if k in value), None)
         if key is None:
             raise ValueError("an object without a name")
-        return _flat(value[key])
+        return _category_names(value[key])
     if isinstance(value, set | frozenset):
         value = sorted(value, key=str)
     if isinstance(value, list | tuple | np.ndarray):
-        return [name for part in value for name in _flat(part)]
+        return [name for part in value for name in _category_names(part)]
     if isinstance(value, str | int | float | Decimal | np.generic):
         return [str(value)]
     raise ValueError(f"a {type(value).__name__}")
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510060
 def _parse_list(text):
     "Names in a list of JSON or Python that was written as text."
     quoted = re.findall(r"'([^']*)'|\"([^\"]*)\"", text)
@@ -1159,11 +1176,11 @@ def _parse_list(text):
     if quoted and re.fullmatch(r"{\s*(?:('[^']*'|\"[^\"]*\")[\s,]*)+}", text):
         return [a or b for a, b in quoted]  # A set: keep the order of the text
     try:
-        return _flat(json.loads(text))
+        return _category_names(json.loads(text))
     except (ValueError, RecursionError):
         pass
     try:
-        return _flat(ast.literal_eval(text))
+        return _category_names(ast.literal_eval(text))
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         pass
     if not set(text[1:-1]) & set("[](){}'\""):
@@ -1192,9 +1209,9 @@ def _category_separator(texts):
     return "," if texts and _comma_separates(texts) else None
 
 
-def _tidy(value):
+def _one_line(value):
     "A title or category as one line without control characters; empty if missing."
-    text = "" if _is_missing(value) else _said(value)
+    text = "" if _is_missing(value) else _as_text(value)
     text = " ".join(_CONTROLS.sub(" ", text).split())
     return "" if text.casefold() in _MISSING else text
 
@@ -1204,11 +1221,11 @@ def _is_missing(value):
     return value is None or value is pd.NA or value is pd.NaT or value != value
 
 
-def _said(value):
+def _as_text(value):
     "A cell of a frame as text."
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
-# %% ../../nbs/1_data/03_reading.ipynb #441eab9c
+# %% ../../nbs/1_data/03_reading.ipynb #94510064
 def _read_categories(table, name, separator):
     "A tuple of names per row, and what was noticed."
     cells = table.get(name).tolist()
@@ -1217,8 +1234,8 @@ def _read_categories(table, name, separator):
         text = _cell_text(cell)
         try:
             if text is None:
-                parts[row] = _flat(cell)
-            elif _NO_CATEGORY.fullmatch(text) or _missing(text):
+                parts[row] = _category_names(cell)
+            elif _NO_CATEGORY.fullmatch(text) or _means_missing(text):
                 parts[row] = []
             elif separator is None and _is_list(text) and text[0] != "(":
                 parts[row] = _parse_list(text)
@@ -1237,17 +1254,17 @@ def _read_categories(table, name, separator):
     notes = _comma_note(sign, separator, texts.values())
     return [_names_of(p) for p in parts], notes
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510065
 def _cell_text(cell):
     "A cell as text; `None` where it is a list of its own."
     if isinstance(cell, list | tuple | set | frozenset | dict | np.ndarray):
         return None
-    return "" if _is_missing(cell) else _said(cell).strip()
+    return "" if _is_missing(cell) else _as_text(cell).strip()
 
 
 def _names_of(parts):
     "Different names in their order; those that say that there is none are left out."
-    names = [_tidy(p) for p in parts]
+    names = [_one_line(p) for p in parts]
     return tuple(dict.fromkeys(n for n in names if n and not _NO_CATEGORY.fullmatch(n)))
 
 
@@ -1263,7 +1280,7 @@ def _comma_note(sign, separator, texts):
         )
     return ()
 
-# %% ../../nbs/1_data/03_reading.ipynb #04256455
+# %% ../../nbs/1_data/03_reading.ipynb #94510067
 _DEFAULTS = {
     "title": ("title",),
     "category": ("categories", "category"),
@@ -1279,18 +1296,18 @@ def _item_columns(table, item, named):
             known[role] = table.find(name, role)
         else:
             known[role] = next((d for d in _DEFAULTS[role] if d in table.names), None)
-    _roles({r: n for r, n in known.items() if n is not None})
+    _check_roles({r: n for r, n in known.items() if n is not None})
     return known, _unknown_columns(table, known)
 
-
-_LIKE_TEXT = ("desc", "overview", "summary", "plot", "blurb", "review", "body")
+# %% ../../nbs/1_data/03_reading.ipynb #94510068
+_TEXT_WORDS = ("desc", "overview", "summary", "plot", "blurb", "review", "body")
 
 
 def _unknown_columns(table, known):
     "A warning where a role has no column, and some columns have no role."
     unused = [n for n in table.names if n and n not in known.values()]
     missing = [r for r in ("title", "category") if not known[r]]
-    like_text = any(w in n.lower() for n in unused for w in _LIKE_TEXT)
+    like_text = any(w in n.lower() for n in unused for w in _TEXT_WORDS)
     if not known["text"] and (len(missing) == 2 or like_text):
         missing.append("text")
     if not missing or not (unused or len(missing) == 3):
@@ -1300,7 +1317,7 @@ def _unknown_columns(table, known):
     return (
         (
             f"warning: {table.label}: no column is known as {roles}; it has "
-            f"{_listed(table.names)} ({options} would name it)"
+            f"{_quoted_list(table.names)} ({options} would name it)"
         ),
     )
 
@@ -1316,29 +1333,24 @@ def _unique_rows(table, frame, item):
     )
     return frame[~again].reset_index(drop=True), int(again.sum())
 
-# %% ../../nbs/1_data/03_reading.ipynb #48d26c94
-class _as_data_error:
+# %% ../../nbs/1_data/03_reading.ipynb #94510070
+@contextlib.contextmanager
+def _as_data_error(what):
     "Turn every unforeseen error inside the block into a `DataError` of one line."
-
-    def __init__(self, what):
-        self.what = what
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if error is None or isinstance(error, ContrecError):
-            return False
-        if not isinstance(error, Exception):
-            return False
+    try:
+        yield
+    except ContrecError:
+        raise
+    except Exception as error:
         lines = str(error).splitlines() or ["no reason given"]
+        kind = type(error).__name__
         raise DataError(
-            f"{self.what} cannot be read ({kind.__name__}: {_plain(lines[0], 120)}). "
+            f"{what} cannot be read ({kind}: {_printable_name(lines[0], 120)}). "
             "Check the file and the options that describe it."
         ) from error
 
-# %% ../../nbs/1_data/03_reading.ipynb #65ae8951
-def read_items(
+# %% ../../nbs/1_data/03_reading.ipynb #94510071
+def read_items(  # noqa: PLR0913 - an argument for each option of the command line
     table: str | Path | pd.DataFrame,  # A file that `read_log` could read, or a frame
     item: str = "item",  # Column with the item's id, as in the log
     title: str | None = None,  # Column with a short name; `title` if there is one
@@ -1361,7 +1373,7 @@ def read_items(
         roles = {"title": title, "category": category, "text": text}
         return _items_of(table, item, roles, category_separator)
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510072
 def _items_of(table, item, named, separator):
     "The item table in the form that the kit uses; what was noticed is in its `attrs`."
     known, notes = _item_columns(table, item, named)
@@ -1372,7 +1384,7 @@ def _items_of(table, item, named, separator):
     out = {"item": values, "title": values, "categories": [()] * len(values)}
     out["text"] = [""] * len(values)
     if known["title"]:
-        titles = map(_tidy, table.get(known["title"]))
+        titles = map(_one_line, table.get(known["title"]))
         out["title"] = [t or i for t, i in zip(titles, values)]
     if known["category"]:
         if known["category"] in table.sequences:
@@ -1380,7 +1392,7 @@ def _items_of(table, item, named, separator):
         out["categories"], more = _read_categories(table, known["category"], separator)
         notes += more
     if known["text"]:
-        out["text"] = [_tidy(t) for t in table.get(known["text"])]
+        out["text"] = [_one_line(t) for t in table.get(known["text"])]
     frame = pd.DataFrame({n: pd.Series(list(v), dtype=object) for n, v in out.items()})
     frame, twice = _unique_rows(table, frame, known["id"])
     notes += table.notes + _item_notes(ids, twice, table.label)
@@ -1395,11 +1407,11 @@ def _items_of(table, item, named, separator):
     }
     return frame
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510073
 def _sample(table, name, most=200):
     "Some values of a column, to see later whether the ids are there."
     values = table.get(name).iloc[:most].tolist()
-    return [_tidy(v) for v in values if _cell_text(v) is not None]
+    return [_one_line(v) for v in values if _cell_text(v) is not None]
 
 
 def _item_notes(ids, twice, label):
@@ -1414,8 +1426,8 @@ def _item_notes(ids, twice, label):
         f"warning: {label}: {text.format(_count(n, 'row'))}" for n, text in found if n
     )
 
-# %% ../../nbs/1_data/03_reading.ipynb #57e6ff0f
-def _fit(log_ids, items):
+# %% ../../nbs/1_data/03_reading.ipynb #94510074
+def _share_with_row(log_ids, items):
     "Share of the log's items that have a row in the item table."
     return float(pd.Series(log_ids).isin(items["item"]).mean())
 
@@ -1448,10 +1460,10 @@ def _no_accents(text):
 def _ascii(text):
     return text.encode("ascii", "ignore").decode()
 
-
-def _check_fit(label, log_ids, items, allowed):
+# %% ../../nbs/1_data/03_reading.ipynb #94510075
+def _check_item_table(label, log_ids, items, allowed):
     "Refuse an item table that fits less than half of the log's items."
-    fit = _fit(log_ids, items)
+    fit = _share_with_row(log_ids, items)
     if fit >= 0.9:
         return ()
     info = items.attrs.get("reading", {})
@@ -1466,7 +1478,7 @@ def _check_fit(label, log_ids, items, allowed):
     example = next(i for i in log_ids if i not in known)
     said = (
         f"{few} in the item table (here {shown(example)}, there "
-        f"{shown(items['item'].iloc[0])}; it has {_listed(columns)})."
+        f"{shown(items['item'].iloc[0])}; it has {_quoted_list(columns)})."
         f"{_did_you_mean(log_ids, items, fit)}"
     )
     if fit >= 0.5 or allowed:
@@ -1476,8 +1488,8 @@ def _check_fit(label, log_ids, items, allowed):
         "be partial, say allow_partial_items=True (--allow-partial-items)."
     )
 
-# %% ../../nbs/1_data/03_reading.ipynb #13c2b86b
-@dataclass(frozen=True)
+# %% ../../nbs/1_data/03_reading.ipynb #94510076
+@dataclass(frozen=True, repr=False)
 class ReadingReport:
     "What was read of a log, what was left out, and what is out of the ordinary."
 
@@ -1500,32 +1512,37 @@ class ReadingReport:
     notes: tuple[str, ...] = ()  # What else was noticed
     split: dict | None = None  # Facts about the split, see `with_split`
 
+    def __repr__(self) -> str:
+        return self._introduction()
+
     @property
     def warnings(self) -> list[str]:
-        "What is out of the ordinary, a line each."
+        "Unusual figures, a line each."
         start = "warning: "
         return [n.removeprefix(start) for n in self.notes if n.startswith(start)]
 
-    def to_dict(self) -> dict:
-        "The report for programs: numbers, strings, lists and dicts only."
-        found = {k: v for k, v in asdict(self).items() if k != "notes"}
-        found["largest_user"] = list(self.largest_user)
-        found["largest_item"] = list(self.largest_item)
-        found["remarks"] = [n for n in self.notes if not n.startswith("warning: ")]
-        return found | {"warnings": self.warnings}
-
-# %% ../../nbs/1_data/03_reading.ipynb #85138d8e
+# %% ../../nbs/1_data/03_reading.ipynb #94510077
 @patch
-def lines(self: ReadingReport) -> list[str]:
-    "A few aligned lines, then a line per warning."
+def to_dict(self: ReadingReport) -> dict:
+    "Return the report for programs: numbers, strings, lists and dicts only."
+    found = {k: v for k, v in asdict(self).items() if k != "notes"}
+    found["largest_user"] = list(self.largest_user)
+    found["largest_item"] = list(self.largest_item)
+    found["remarks"] = [n for n in self.notes if not n.startswith("warning: ")]
+    return found | {"warnings": self.warnings}
+
+# %% ../../nbs/1_data/03_reading.ipynb #94510079
+@patch
+def _facts(self: ReadingReport):
+    "Return the lines of the report: name -> text, without the empty ones."
     left = ", ".join(f"{n:,} left out: {reason}" for reason, n in self.left_out.items())
     changed = "; ".join(f"{_count(n, 'row')} {w}" for w, n in self.changed.items() if n)
-    table = {
+    facts = {
         "rows": (
             f"{self.rows:,} in the file, {self.kept:,} kept" + f" ({left})" * bool(left)
         ),
-        "users": _most(self.users, self.largest_user),
-        "items": _most(self.items, self.largest_item),
+        "users": _largest_text(self.users, self.largest_user),
+        "items": _largest_text(self.items, self.largest_item),
         "times": (
             f"{self.unit}, {self.first} to {self.last}; "
             f"{self.tied:.1%} of neighbours have the same time"
@@ -1542,11 +1559,10 @@ def lines(self: ReadingReport) -> list[str]:
         "split": _split_text(self.split),
         "remarks": "; ".join(n for n in self.notes if not n.startswith("warning: ")),
     }
-    told = [f"{name:<12}{text}" for name, text in table.items() if text]
-    return told + [f"warning: {w}" for w in self.warnings]
+    return {name: text for name, text in facts.items() if text}
 
-
-def _most(n, largest):
+# %% ../../nbs/1_data/03_reading.ipynb #94510080
+def _largest_text(n, largest):
     return f"{n:,}; the largest is {shown(largest[0])} with {largest[1]:,} rows"
 
 
@@ -1560,8 +1576,31 @@ def _split_text(split):
         "per user"
     )
 
-# %% ../../nbs/1_data/03_reading.ipynb #9aef4bc1
-def _day(seconds):
+# %% ../../nbs/1_data/03_reading.ipynb #94510081
+@patch
+def lines(self: ReadingReport) -> list[str]:
+    "Return a few aligned lines, then a line per warning."
+    found = [f"{name:<12}{text}" for name, text in self._facts().items()]
+    return found + [f"warning: {w}" for w in self.warnings]
+
+
+@patch
+def _introduction(self: ReadingReport):
+    "Say in one line what was read."
+    return (
+        f"ReadingReport '{escape_controls(self.name)}': {self.kept:,} of "
+        f"{_count(self.rows, 'row')} kept, {_count(self.users, 'user')}, "
+        f"{_count(self.items, 'item')}, {_count(len(self.warnings), 'warning')}"
+    )
+
+
+@patch
+def _repr_html_(self: ReadingReport) -> str:
+    warnings = {f"warning {n}": text for n, text in enumerate(self.warnings, 1)}
+    return html_card(f"Reading report: {self.name}", self._facts() | warnings)
+
+# %% ../../nbs/1_data/03_reading.ipynb #94510082
+def _date_text(seconds):
     "A time as a date; as a number where it is out of range."
     try:
         return str(datetime.datetime.fromtimestamp(seconds, datetime.UTC).date())
@@ -1569,10 +1608,10 @@ def _day(seconds):
         return f"{seconds:g}"
 
 
-def _span(seconds, unit):
+def _time_range(seconds, unit):
     "First and last time as text."
     ends = float(seconds.min()), float(seconds.max())
-    return tuple(f"{s:g}" if unit == "numbers" else _day(s) for s in ends)
+    return tuple(f"{s:g}" if unit == "numbers" else _date_text(s) for s in ends)
 
 
 def _largest(values):
@@ -1589,7 +1628,7 @@ def _about_items(frame, items):
     titled = (used["title"] != used["item"]) & (used["title"] != "")
     return int(titled.sum()), len({c for row in used["categories"] for c in row})
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510083
 def describe(
     interactions: Interactions,  # A log, however it was made
     left_out: dict[str, int] | None = None,  # Reason -> rows
@@ -1615,7 +1654,7 @@ def describe(
         _largest(frame["item"]),
         tied_share(frame),
         unit,
-        *_span(seconds, unit),
+        *_time_range(seconds, unit),
         changed or {},
         {f"{c}s": n for c, (n, _) in alike.items()},
         titles,
@@ -1623,9 +1662,9 @@ def describe(
     )
     return replace(report, notes=(*notes, *_warnings(report, alike)))
 
-# %% ../../nbs/1_data/03_reading.ipynb #46fbdf41
+# %% ../../nbs/1_data/03_reading.ipynb #94510085
 def _warnings(report, alike):
-    "A line for each figure that is out of the ordinary."
+    "Return a line for each unusual figure."
     out = []
     if report.tied > 0.2:
         out.append(
@@ -1644,6 +1683,13 @@ def _warnings(report, alike):
         out.append(
             f"times run from {report.first} to {report.last}: is the unit right?"
         )
+    out += _dominance_warnings(report) + _title_warnings(report)
+    return [f"warning: {line}" for line in out]
+
+# %% ../../nbs/1_data/03_reading.ipynb #94510086
+def _dominance_warnings(report):
+    "Say which user or item has more than a fifth of all rows."
+    out = []
     for role, (name, n), total in (
         ("user", report.largest_user, report.users),
         ("item", report.largest_item, report.items),
@@ -1651,11 +1697,16 @@ def _warnings(report, alike):
         if total >= 20 and n > 0.2 * report.kept:
             share = n / report.kept
             out.append(f"{share:.0%} of all rows are of one {role}, {shown(name)}")
+    return out
+
+
+def _title_warnings(report):
+    "Say how many items have no title."
     if report.titles == 0:
-        out.append("no item has a title (--title-column names the column)")
-    elif report.titles is not None and report.titles < 0.9 * report.items:
-        out.append(f"titles for {report.titles:,} of {report.items:,} items")
-    return [f"warning: {line}" for line in out]
+        return ["no item has a title (--title-column names the column)"]
+    if report.titles is not None and report.titles < 0.9 * report.items:
+        return [f"titles for {report.titles:,} of {report.items:,} items"]
+    return []
 
 
 def _strange_dates(report):
@@ -1726,7 +1777,7 @@ def _guess_columns(table, chosen):
     said = ", ".join(f"{r} is column {n}" for r, n in chosen.items() if n is not None)
     return chosen, (f"no header: {said}",)
 
-# %% ../../nbs/1_data/03_reading.ipynb #8863e545
+# %% ../../nbs/1_data/03_reading.ipynb #94510089
 def _ids_of_log(table, chosen):
     "Users and items, the rows that have both, and what happened to the ids."
     users = _read_ids(table, chosen["user"], "user")
@@ -1755,7 +1806,7 @@ def _ids_of_log(table, chosen):
             )
     return users.values, items.values, have, left_out, changed, notes
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #94510090
 def _interactions(table, chosen, min_rating, items, name, time_format, options):
     "`Interactions` of a table, with their report."
     notes = list(table.notes)
@@ -1764,7 +1815,7 @@ def _interactions(table, chosen, min_rating, items, name, time_format, options):
         notes += more
     _check_rating(chosen["rating"], min_rating)
     columns = {r: table.find(n, r) for r, n in chosen.items() if n is not None}
-    _roles(columns)
+    _check_roles(columns)
     users, ids, have, left_out, changed, more = _ids_of_log(table, columns)
     if options["strict"]:
         for role, found in (("user", users), ("item", ids)):
@@ -1784,7 +1835,9 @@ def _interactions(table, chosen, min_rating, items, name, time_format, options):
         again = frame.duplicated().to_numpy()
         left_out["exact duplicates"] = int(again.sum())
         frame, table = frame[~again].reset_index(drop=True), table.keep(~again)
-    frame, source = _rated(table, frame, columns.get("rating"), min_rating, left_out)
+    frame, source = _filter_ratings(
+        table, frame, columns.get("rating"), min_rating, left_out
+    )
     items, more = _items_for(table, frame, items, options["allow_partial_items"])
     made = Interactions(name, frame, items, source)
     notes = (*notes, *times.notes, *more)
@@ -1803,7 +1856,7 @@ def _check_rating(rating, min_rating):
         raise ConfigError(f"a least rating of {min_rating} makes no sense.")
 
 
-def _rated(table, frame, rating, min_rating, left_out):
+def _filter_ratings(table, frame, rating, min_rating, left_out):
     "The rows whose rating is high enough, and the rule in words."
     if min_rating is None:
         return frame, ""
@@ -1826,11 +1879,11 @@ def _items_for(table, frame, items, allowed):
     if not good or not all(isinstance(c, tuple) for c in items["categories"]):
         items = read_items(items)
     notes = items.attrs.get("reading", {}).get("notes", [])
-    fit = _check_fit(table.label, frame["item"].unique(), items, allowed)
+    fit = _check_item_table(table.label, frame["item"].unique(), items, allowed)
     return items, (*notes, *fit)
 
-# %% ../../nbs/1_data/03_reading.ipynb #bb9379b3
-def read_log(
+# %% ../../nbs/1_data/03_reading.ipynb #94510091
+def read_log(  # noqa: PLR0913 - an argument for each option of the command line
     path: str | Path,  # CSV and the like, JSON lines or Parquet, compressed or not
     user: str = "user",  # Column with the user's id
     item: str = "item",  # Column with the item's id
@@ -1848,7 +1901,7 @@ def read_log(
 ) -> Interactions:
     "Read a log; raises `DataError` naming file, line and column of what is bad."
     layout = TextFormat(encoding, separator, header, decimal)
-    with _as_data_error(_plain(Path(path).name, 80)):
+    with _as_data_error(_printable_name(Path(path).name, 80)):
         table = _read_table(path, layout)
         chosen = {"user": user, "item": item, "timestamp": timestamp, "rating": rating}
         options = {"strict": False, "allow_partial_items": allow_partial_items}
@@ -1857,8 +1910,8 @@ def read_log(
             table, chosen, min_rating, items, name, time_format, options
         )
 
-
-def from_frame(
+# %% ../../nbs/1_data/03_reading.ipynb #94510092
+def from_frame(  # noqa: PLR0913 - an argument for each option of the command line
     frame: pd.DataFrame,  # One row per interaction; equal times keep this order
     items: pd.DataFrame | None = None,  # Item table, see `read_items`
     user: str = "user",  # Column with the user's id

@@ -1,5 +1,7 @@
 "Logs, splits and reports introduce themselves: shortly, in text and in HTML."
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -67,3 +69,21 @@ def test_an_item_table_is_mentioned(log):
     named = Interactions("log", log.frame, items)
     assert repr(named).endswith("with an item table")
     assert "1 rows" in named._repr_html_()
+
+
+def test_a_report_introduces_itself_in_one_line(log):
+    report = log.report
+    items = log.frame["item"].nunique()
+    said = len(report.warnings)
+    assert repr(report) == (
+        f"ReadingReport 'many': {len(log.frame):,} of 2,000 rows kept, 200 users, "
+        f"{items} items, {said} warning{'s' * (said != 1)}"
+    )
+
+
+def test_the_card_of_a_report_has_all_its_lines_and_is_escaped(log):
+    report = replace(log.report, name=HOSTILE, notes=("warning: <b>odd</b>", "a note"))
+    card = report._repr_html_()
+    assert "<script>" not in card and "<b>odd</b>" not in card
+    assert "&lt;b&gt;odd&lt;/b&gt;" in card and "a note" in card and "200" in card
+    assert card.isprintable() and repr(report).isprintable()

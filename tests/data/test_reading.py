@@ -1,4 +1,4 @@
-"Reading logs and item tables: every kind of file that people have, by what it becomes or by the message that refuses it."
+"Reading logs and item tables: what each kind of file becomes, or how it is refused."
 
 import gzip
 import io
@@ -1270,7 +1270,7 @@ def test_archives_with_none_two_or_strange_members(file, members, words):
 
 
 def test_an_archive_that_would_fill_the_memory_is_refused(file, monkeypatch):
-    monkeypatch.setattr("contrec.data.reading._LARGE", 1 << 20)
+    monkeypatch.setattr("contrec.data.reading._UNPACK_LIMIT", 1 << 20)
     refused(
         ["log.csv", "300 times"],
         read_log,
