@@ -40,7 +40,10 @@ def refused(text, function, *args, kind=DataError, **options):
 @given(lists)
 def test_ragged_is_a_list_of_lists(rows):
     r = Ragged.from_lists(rows)
-    plain = lambda ragged: [list(row) for row in ragged]
+
+    def plain(ragged):
+        return [list(row) for row in ragged]
+
     assert plain(r) == rows and len(r) == len(rows)
     assert r.lengths.tolist() == [len(x) for x in rows]
     assert r.row_index.tolist() == [i for i, x in enumerate(rows) for _ in x]
@@ -368,7 +371,7 @@ def test_a_core_that_leaves_nobody_says_what_it_removed_and_what_would_fit():
     )
 
 
-def test_users_with_fewer_than_three_interactions_are_left_out_and_the_protocol_says_so():
+def test_users_with_fewer_than_three_interactions_are_left_out():
     frame = pd.DataFrame(
         {"user": list("aaabb"), "item": list("xyzxy"), "timestamp": range(5)}
     )
