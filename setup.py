@@ -22,6 +22,7 @@ setup(
     url=cfg["git_url"],
     keywords=cfg["keywords"],
     packages=find_packages(include=["contrec", "contrec.*"]),
+    package_data={"contrec.interface": ["*.css", "*.html", "*.js"]},  # Of widgets
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={

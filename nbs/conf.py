@@ -1,4 +1,7 @@
-"""The book: `make docs` turns the notebooks, as they were saved, into linked pages that need no network, neither to build nor to read."""
+"""The book: `make docs` turns the saved notebooks into linked pages.
+
+Neither building nor reading them needs a network.
+"""
 
 import configparser
 import hashlib
@@ -58,9 +61,9 @@ pygments_style = "default"
 
 
 def contents() -> str:
-    """What the index leads to, part by part."""
+    """Return the table of contents of the index page, part by part."""
     nbs = ROOT / "nbs"
-    parts = {"Start here": [nbs / "01_one_page.ipynb"]}
+    parts = {"Start here": [nbs / "00_start_here.ipynb", nbs / "01_one_page.ipynb"]}
     for folder in sorted(nbs.iterdir()):
         notebooks = sorted(folder.glob("*.ipynb")) if folder.is_dir() else []
         if notebooks:
@@ -78,69 +81,74 @@ def contents() -> str:
 
 
 def in_words(markdown: str) -> str:
-    """Markdown as one line of plain text."""
+    """Return Markdown as one line of plain text."""
     text = re.sub(r"```.*?```|^\s*\|.*$|^#+ .*$", " ", markdown, flags=re.S | re.M)
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     return " ".join(re.sub(r"[*`>]", "", text).split())
 
 
-def prepare(app, docname: str, source: list[str]) -> None:
-    """A saved notebook as readers want it.
+def directives(source: str) -> dict[str, str]:
+    """Return the directives of a cell, `#| name: value`; repeated ones are joined."""
+    found = {}
+    for name, value in re.findall(r"^#\|\s*(\w+):?[ \t]*(.*)$", source, flags=re.M):
+        found[name] = f"{found.get(name, '')} {value}".strip()
+    return found
 
-    No directives, no hidden cells, no controls that nothing answers, and the words of
-    every picture.
+
+def prepare(app, docname: str, source: list[str]) -> None:
+    """Make a saved notebook ready for readers.
+
+    Directives, hidden cells and controls without a kernel are taken out. The
+    alternative text of every picture is kept for `describe`.
     """
     if not docname.startswith("nbs/"):
         return
     notebook = json.loads(source[0])
-    words, app.alts[docname] = "", {}
+    last_text, app.alts[docname] = "", {}
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
-        if cell["cell_type"] != "code":
-            words = in_words(text) or words
-            continue
-        said = dict(re.findall(r"^#\|\s*(\w+):?[ \t]*(.*)$", text, flags=re.M))
-        tags = cell["metadata"].setdefault("tags", [])
-        cell["source"] = re.sub(r"^#\|.*\n?", "", text, flags=re.M).strip("\n")
-        if "hide" in said or not cell["source"]:
-            tags.append("remove-cell")
-        if said.get("echo") == "false":
-            tags.append("remove-input")
-        for output in cell["outputs"]:
-            data = output.get("data", {})
-            data.pop("application/vnd.jupyter.widget-view+json", None)
-            if "image/png" in data:
-                alt = (
-                    said.get("alt")
-                    or output["metadata"].get("image/png", {}).get("alt")
-                    or words
-                )
-                app.alts[docname][
-                    hashlib.sha256(b64decode("".join(data["image/png"]))).hexdigest()
-                ] = alt
+        if cell["cell_type"] == "code":
+            app.alts[docname] |= prepare_code(cell, text, last_text)
+        else:
+            last_text = in_words(text) or last_text
     if docname == root_doc:
-        notebook["cells"].append(
-            {
-                "cell_type": "markdown",
-                "id": "contents",
-                "metadata": {},
-                "source": contents(),
-            }
-        )
+        toctree = {"cell_type": "markdown", "id": "contents", "metadata": {}}
+        notebook["cells"].append(toctree | {"source": contents()})
     source[0] = json.dumps(notebook)
 
 
+def prepare_code(cell: dict, text: str, last_text: str) -> dict[str, str]:
+    """Prepare a code cell in place, and return its alternative texts by picture."""
+    found = directives(text)
+    tags = cell["metadata"].setdefault("tags", [])
+    cell["source"] = re.sub(r"^#\|.*\n?", "", text, flags=re.M).strip("\n")
+    if "hide" in found or not cell["source"]:
+        tags.append("remove-cell")
+    if found.get("echo") == "false":
+        tags.append("remove-input")
+    alts = {}
+    for output in cell["outputs"]:
+        data = output.get("data", {})
+        data.pop("application/vnd.jupyter.widget-view+json", None)
+        if "image/png" in data:
+            own = output["metadata"].get("image/png", {}).get("alt")
+            picture = b64decode("".join(data["image/png"]))
+            name = hashlib.sha256(picture).hexdigest()
+            alts[name] = found.get("alt") or own or last_text
+    return alts
+
+
 def describe(app, doctree) -> None:
-    """Pictures with their words, for those who cannot see them."""
+    """Give every picture its alternative text."""
     alts = app.alts.get(app.env.docname, {})
     for image in doctree.findall(nodes.image):
         image["alt"] = alts.get(Path(image["uri"]).stem) or image.get("alt", "")
 
 
 def letter(match: re.Match) -> str:
-    """A script or double-struck letter as a character of its own.
+    """Return a script or double-struck letter as a character of its own.
 
-    The attribute for it is no part of what browsers know.
+    Browsers do not know the attribute for it.
     """
     kind, c = match[1].upper(), match[2]
     name = f"{kind} {'CAPITAL' if c.isupper() else 'SMALL'} {c.upper()}"
@@ -153,7 +161,7 @@ def letter(match: re.Match) -> str:
 
 
 def formula(writer, node) -> None:
-    """LaTeX as MathML, which browsers draw without a script."""
+    """Write LaTeX as MathML, which browsers draw without a script."""
     display = "block" if isinstance(node, nodes.math_block) else "inline"
     drawn = re.sub(
         r'<mi mathvariant="(script|double-struck|bold|fraktur)">([A-Za-z])</mi>',
@@ -169,7 +177,7 @@ def formula(writer, node) -> None:
 
 
 def lead(app, error) -> None:
-    """The top folder opens on the index."""
+    """Let the top folder open the index."""
     if error is None:
         (Path(app.outdir) / "index.html").write_text(
             "<!doctype html><meta"
@@ -180,6 +188,7 @@ def lead(app, error) -> None:
 
 
 def setup(app) -> dict:
+    """Connect the functions above to Sphinx."""
     app.alts = {}
     app.connect("source-read", prepare)
     app.connect("doctree-read", describe)

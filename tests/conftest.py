@@ -1,4 +1,4 @@
-"""Shared by the tests: bars off, and a small world that every model can learn in seconds."""
+"""Shared by the tests: no progress bars, and a small world to learn in seconds."""
 
 import os
 import shutil
@@ -47,8 +47,7 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_split(world):
     """The small world, split."""
-    from contrec.data.reading import read_items, read_log
-    from contrec.data.split import leave_one_out
+    from contrec import leave_one_out, read_items, read_log
 
     return leave_one_out(
         read_log(world / "log.csv", items=read_items(world / "items.csv"))
@@ -76,7 +75,7 @@ def without_draws(monkeypatch):
     monkeypatch.setattr(
         contrec.diffusion.diffusion,
         "draw_times",
-        lambda n, T, *_: torch.full((n,), T // 2),
+        lambda n, steps, *_: torch.full((n,), steps // 2),
     )
     monkeypatch.setattr(
         contrec.diffusion.diffusion.Diffusion,

@@ -1,9 +1,10 @@
 """A process that dies at the n-th change of the disk, in the test's own process.
 
-`crash_at(n)` lets everything up to the n-th change happen, then raises `Crash`, and from there on refuses every
-further change: a dead process does not clean up. Changes are: a file opened for writing, a rename, a removal, a new
-folder, and an fsync. With `torn=True` the files that were written but never synced lose their content at the crash,
-as they may when the power fails.
+`crash_at(n)` lets everything up to the n-th change happen, then raises `Crash`. It
+refuses every further change, because a dead process does not clean up. Changes are: a
+file opened for writing, a rename, a removal, a new folder, and an fsync. With
+`torn=True` the files that were written but never synced lose their content at the
+crash, as they may when the power fails.
 
     for n in itertools.count():
         with crash_at(n) as crash:
@@ -128,10 +129,8 @@ def crash_at(n, torn=False, inside=None):
             setattr(os, name, point.wrap(name, real))
         os.open = point.wrap_low_open(low)
         builtins.open = io.open = point.wrap_open(high)
-        try:
+        with contextlib.suppress(Crash):
             yield point
-        except Crash:
-            pass
     finally:
         for name, real in kept.items():
             setattr(os, name, real)

@@ -1,4 +1,7 @@
-"""README.md and its pictures from nbs/index.ipynb: run to write them; `render()` is what the tests compare with."""
+"""Write README.md and its pictures from nbs/index.ipynb.
+
+The tests compare the files with what `render()` returns.
+"""
 
 import re
 from pathlib import Path
@@ -11,9 +14,9 @@ PICTURES = "nbs/images"
 
 
 def render() -> tuple[str, dict[str, bytes]]:
-    """The README's text and its pictures by path.
+    """Return the README's text, and its pictures by path.
 
-    Hidden code left out, relative links made to work from the top folder.
+    Code is left out. Relative links are changed so that they work from the top folder.
     """
     notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
     exporter = MarkdownExporter(exclude_input=True)
@@ -33,10 +36,8 @@ def render() -> tuple[str, dict[str, bytes]]:
             )
             text = re.sub(r"(\]\(|src=\")\.\./", r"\1", text)
         for name, data in resources["outputs"].items():
-            alt = re.search(r"#\| alt: (.*)", cell.source)
-            text = text.replace(
-                f"![png]({name})", f"![{alt.group(1) if alt else 'figure'}]({name})"
-            )
+            alt = " ".join(re.findall(r"#\| alt: (.*)", cell.source)) or "figure"
+            text = text.replace(f"![png]({name})", f"![{alt}]({name})")
             pictures[name] = data
         pieces.append(text)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(pieces)).strip() + "\n", pictures

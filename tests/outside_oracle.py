@@ -1,6 +1,8 @@
-"""RecBole's models on the kit's own splits, an oracle from outside: `python tests/outside_oracle.py ml-100k` writes nbs/experiments/records/outside.json.
+"""Train RecBole's models on the kit's own splits, to check the kit from outside.
 
-RecBole is no dependency: `pip install recbole==1.2.1 ray tensorboard`. Its model, loss, sampler, trainer, mask and metrics are used; only the split is ours.
+`python tests/outside_oracle.py ml-100k` writes nbs/experiments/records/outside.json.
+RecBole is no dependency: `pip install recbole==1.2.1 ray tensorboard`. Its model, loss,
+sampler, trainer, mask and metrics are used; only the split is the kit's.
 """
 
 import argparse
@@ -13,6 +15,9 @@ import numpy as np
 import torch
 from scipy import sparse
 
+# RecBole 1.2.1 was written for NumPy 1 and for an older SciPy. So both are changed
+# before it is imported, and its imports cannot stand at the top.
+# ruff: noqa: E402
 for name, kind in {
     "float": float,
     "bool": bool,
@@ -23,20 +28,16 @@ for name, kind in {
     "unicode_": np.str_,
     "complex_": np.complex128,
 }.items():
-    # RecBole 1.2.1 was written for NumPy 1,
     if name not in vars(np):
         setattr(np, name, kind)
-# and for an older SciPy
 sparse.dok_matrix._update = lambda self, cells: self._dict.update(cells)
 
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-from contrec.data.split import Split
+from contrec import Recommender, Split, evaluate
 from contrec.foundations.files import read_json, write_json
-from contrec.ranking.evaluation import evaluate
-from contrec.ranking.recommender import Recommender
 from contrec.ranking.records import commit
 from contrec.studies.tuning import settings_of, split_of
 

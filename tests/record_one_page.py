@@ -4,13 +4,10 @@ Run `python tests/record_one_page.py` to measure it again."""
 
 from pathlib import Path
 
-from contrec.data.datasets import load_split
+from contrec import ContRec, evaluate, load_split, preset
 from contrec.foundations.environment import environment
 from contrec.foundations.files import write_json
-from contrec.ranking.evaluation import evaluate
 from contrec.ranking.records import commit, measured
-from contrec.recommender.config import preset
-from contrec.recommender.contrec import ContRec
 
 RECORD = Path(__file__).parents[1] / "nbs/experiments/records/one_page.json"
 SEEDS = range(6)

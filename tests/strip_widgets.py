@@ -1,7 +1,9 @@
-"""Take live widgets out of the saved notebooks: run after a notebook with explorers was executed.
+"""Take live widgets out of the saved notebooks.
 
-The picture, the table and the line of text beside a widget stay. Without a kernel a widget
-is dead controls, or the words "Error displaying widget"."""
+Run it after a notebook with explorers was executed. The picture, the table and the line
+of text beside a widget stay. Without a kernel a widget shows controls that do nothing,
+or the words "Error displaying widget".
+"""
 
 import json
 from pathlib import Path
@@ -11,7 +13,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def strip(notebook: dict) -> bool:
-    """Remove views and states of widgets in place; say whether there were any."""
+    """Remove views and states of widgets in place; return whether there were any."""
     found = notebook["metadata"].pop("widgets", None) is not None
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):

@@ -212,7 +212,7 @@ def atomic_folder(
             shutil.rmtree(fresh, ignore_errors=True)
 
 # %% ../../nbs/foundations/07_storage.ipynb #f858de27
-FORMAT = 1  # Of run and model folders; a change that older code would misread raises it
+FORMAT = 2  # Of run and model folders; a change that older code would misread raises it
 MANIFEST = "manifest.json"
 
 

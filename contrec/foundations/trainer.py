@@ -56,18 +56,18 @@ class NotebookBar(tqdm):
             self.output.update(line, raw=True)
 
     def summary(self) -> str:  # Such as "recommender: 40 of 40, 53.2 s, best 0.1077"
-        "Write what is left of the bar when it ends."
+        "Write the line that stays when the bar ends."
         facts = self.format_dict
         scores = dict(
-            p.split("=", 1) for p in (facts["postfix"] or "").split(", ") if p
+            part.split("=", 1) for part in (facts["postfix"] or "").split(", ") if part
         )
         best = f", best {scores['best']}" if "best" in scores else ""
         total = f" of {facts['total']}" if facts["total"] else ""
         return f"{facts['prefix']}: {facts['n']}{total}, {facts['elapsed']:.1f} s{best}"
 
-
+# %% ../../nbs/foundations/04_trainer.ipynb #9088db9d
 def _in_notebook():
-    "Whether this process is the kernel of a notebook."
+    "Tell whether this process is the kernel of a notebook."
     ipython = sys.modules.get("IPython")
     return bool(ipython) and "IPKernelApp" in getattr(
         ipython.get_ipython(), "config", {}
@@ -88,17 +88,21 @@ def progress(
     if _in_notebook():
         return NotebookBar(items, leave=True, mininterval=0.5, **options)
     # Seconds between updates: a log file needs few
-    calm = 0.1 if sys.stderr.isatty() else 15
-    return tqdm(items, leave=False, dynamic_ncols=True, mininterval=calm, **options)
+    interval = 0.1 if sys.stderr.isatty() else 15
+    return tqdm(items, leave=False, dynamic_ncols=True, mininterval=interval, **options)
 
 # %% ../../nbs/foundations/04_trainer.ipynb #ec9cea46
 def learning_rate(
     step: int,  # Steps already taken
     steps: int,  # Steps in the whole training
     warmup: int = 0,  # Steps over which the rate grows linearly from zero
-    schedule: str = "constant",  # After the warm-up: `constant`, or `cosine` down to zero
+    # After the warm-up: `constant`, or `cosine` down to zero
+    schedule: str = "constant",
 ) -> float:  # The factor on the base learning rate, 0 to 1
-    "Learning-rate factor at `step`; raises `ConfigError` for an unknown schedule."
+    """Compute the learning-rate factor of a step.
+
+    Raises `ConfigError` for an unknown schedule.
+    """
     if schedule not in ("constant", "cosine"):
         raise ConfigError(
             f"unknown learning-rate schedule '{schedule}'. Choose constant or cosine."
@@ -111,7 +115,7 @@ def learning_rate(
 
 # %% ../../nbs/foundations/04_trainer.ipynb #99b74342
 def _flatten_optimizer(optimizer):
-    "The optimiser's state as named tensors."
+    "Flatten the optimiser's state into named tensors."
     slots_of = optimizer.state_dict()["state"]
     return {
         f"optimizer/{number}/{name}": torch.as_tensor(value)
@@ -121,7 +125,7 @@ def _flatten_optimizer(optimizer):
 
 
 def _restore_optimizer(optimizer, tensors):
-    "The inverse of `_flatten_optimizer`."
+    "Load what `_flatten_optimizer` made."
     state = {}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
@@ -131,24 +135,24 @@ def _restore_optimizer(optimizer, tensors):
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _prefixed(prefix, tensors):
-    "Named tensors with a prefix before each name."
+def _add_prefix(prefix, tensors):
+    "Put a prefix before each name."
     return {prefix + name: value for name, value in tensors.items()}
 
 
-def _pick(tensors, prefix):
-    "The inverse of `_prefixed`: what has this prefix, without it."
+def _with_prefix(tensors, prefix):
+    "Select the tensors with this prefix, and remove it from their names."
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
 
-
+# %% ../../nbs/foundations/04_trainer.ipynb #3af1c90c
 def _random_states(gather, device):
-    """Random states of torch, on the processor and on the GPU that trains.
+    """Collect the random states of torch, on the CPU and on the GPU that trains.
 
-    `gather` puts the rows of all processes together.
+    `gather` concatenates the rows of all processes.
     """
     states = {"rng": torch.get_rng_state()}
     if device.type == "cuda":
@@ -157,7 +161,7 @@ def _random_states(gather, device):
 
 
 def _restore_random(tensors, process, device):
-    "Give this process its random states back."
+    "Restore the random states of this process."
     # a clone: torch misreads a state that does not begin where its memory does
     torch.set_rng_state(tensors["rng"][process].clone())
     if "rng_cuda" in tensors and device.type == "cuda":
@@ -165,7 +169,7 @@ def _restore_random(tensors, process, device):
 
 # %% ../../nbs/foundations/04_trainer.ipynb #10d283e4
 class Processes:
-    "This process among those that share a training; alone without an accelerator."
+    "This process among those that share a training; the only one if no accelerator."
 
     def __init__(
         self,
@@ -179,62 +183,66 @@ class Processes:
         self,
         x: torch.Tensor,  # (rows, ...)
     ) -> torch.Tensor:  # (processes * rows, ...)
-        "Put the rows of all processes together, in the order of the processes."
+        "Concatenate the rows of all processes, in the order of the processes."
         if self.count == 1:
             return x
         return self.accelerator.gather(x.to(self.accelerator.device)).to(x.device)
 
-    def share(
+    def own_rows(
         self,
         rows: torch.Tensor,  # (rows,) row numbers of a step
     ) -> torch.Tensor:  # Those of this process, perhaps none
-        "Pick this process's rows of a step."
+        "Select this process's rows of a step."
         return rows.tensor_split(self.count)[self.index]
 
-    def sum(
-        self,
-        parameters: list[nn.Parameter],  # Their gradients are summed in place
-        numbers: dict[str, float],  # Losses of this process's rows
-    ) -> dict[str, float]:  # Their sums
-        "Sum gradients and numbers over all processes."
-        if self.count == 1:
-            return numbers
-        used = [float(p.grad is not None) for p in parameters]
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        end = grads[0].new_tensor([*used, *numbers.values()])
-        message = torch.cat([*(grad.flatten() for grad in grads), end])
-        lengths = [p.numel() for p in parameters] + [len(used), len(numbers)]
-        *grads, used, values = self.accelerator.reduce(message, "sum").split(lengths)
-        for p, grad, users in zip(parameters, grads, used.tolist()):
-            p.grad = grad.view_as(p) if users else None
-        return dict(zip(numbers, values.tolist()))
+# %% ../../nbs/foundations/04_trainer.ipynb #84d9b339
+@patch
+def sum(
+    self: Processes,
+    parameters: list[nn.Parameter],  # Their gradients are summed in place
+    numbers: dict[str, float],  # Losses of this process's rows
+) -> dict[str, float]:  # Their sums
+    "Sum gradients and numbers over all processes."
+    if self.count == 1:
+        return numbers
+    used = [float(p.grad is not None) for p in parameters]
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    end = grads[0].new_tensor([*used, *numbers.values()])
+    message = torch.cat([*(grad.flatten() for grad in grads), end])
+    lengths = [p.numel() for p in parameters] + [len(used), len(numbers)]
+    *grads, used, values = self.accelerator.reduce(message, "sum").split(lengths)
+    for p, grad, users in zip(parameters, grads, used.tolist()):
+        p.grad = grad.view_as(p) if users else None
+    return dict(zip(numbers, values.tolist()))
 
 # %% ../../nbs/foundations/04_trainer.ipynb #309b9c9b
+def _copy_values(parameters, values):
+    "Copy values into parameters, in place."
+    with torch.no_grad():
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.copy_(value)
+
+
 @contextlib.contextmanager
-def _holding(parameters, values):
-    """The parameters hold `values` inside the block.
+def _swapped_values(parameters, values):
+    """Let the parameters hold `values` inside the block.
 
     Nothing happens if `values` is None.
     """
-    kept = None if values is None else [p.detach().clone() for p in parameters]
-
-    def put(values):
-        with torch.no_grad():
-            for p, v in zip(parameters, values):
-                p.copy_(v)
-
-    if kept:
-        put(values)
+    if values is None:
+        yield
+        return
+    kept = [parameter.detach().clone() for parameter in parameters]
+    _copy_values(parameters, values)
     try:
         yield
     finally:
-        if kept:
-            put(kept)
+        _copy_values(parameters, kept)
 
 # %% ../../nbs/foundations/04_trainer.ipynb #37f4557b
 @dataclass
 class Trainer:
-    "One training of a module on numbered rows: its settings, and where it stands."
+    "Hold the settings of one training, and where it stands."
 
     module: nn.Module  # What is trained, in place
     # Row numbers `(rows,)` int64 -> named tuple of scalar losses, of which `total` is
@@ -244,9 +252,9 @@ class Trainer:
     _: KW_ONLY
     epochs: int  # Passes over the rows
     # `(n_rows,)` how many cases, such as positions, each row has, if the losses are
-    # means over cases; `None` if they are means over rows. Named ones, if terms have
-    # different cases: then `loss` is called with row numbers and with what share of the
-    # step's cases these are, by name, and multiplies each term by its share
+    # means over cases; `None` if they are means over rows. Several by name, if terms
+    # have different cases: `loss` is then also given the share of the step's cases that
+    # its rows have, by name, and multiplies each term by its share
     counts: torch.Tensor | dict[str, torch.Tensor] | None = None
     # Rows per step of the optimiser; the last step of an epoch may have fewer
     batch_size: int = 32
@@ -275,29 +283,36 @@ class Trainer:
     checkpoint: str | Path | None = None
     # Called with each epoch's row of the log
     on_epoch_end: Callable[[dict], None] | None = None
-    name: str = "training"  # How the bar and the errors call it
+    name: str = "training"  # Name in the bar and in errors
     # An `accelerate.Accelerator` whose processes share each step's rows; one process if
     # `None`
     accelerator: Any = None
 
     def __post_init__(self):
-        self.processes = Processes(self.accelerator)
-        if self.processes.index:
-            self.on_epoch_end = None  # the first process speaks for all
-        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
-        self.optimizer = self._optimizer()
-        self.steps = self.epochs * math.ceil(self.n_rows / self.batch_size)
-        self.step, self.epoch = 0, 0  # made so far
-        self.rows: list[dict] = []  # the log
-        self.best, self.best_score, self.stale = None, -math.inf, 0
-        self.average = None
-        if self.ema is not None:
-            self.average = [p.detach().clone() for p in self.parameters]
+        self._start()
+
+# %% ../../nbs/foundations/04_trainer.ipynb #1be718fe
+@patch
+def _start(self: Trainer) -> None:
+    "Set up optimiser, counters and log before the first step."
+    self.processes = Processes(self.accelerator)
+    if self.processes.index:
+        self.on_epoch_end = None  # the first process reports for all
+    self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+    self.optimizer = self._make_optimizer()
+    self.steps = self.epochs * math.ceil(self.n_rows / self.batch_size)
+    self.step, self.epoch = 0, 0  # made so far
+    self.log: list[dict] = []  # one row for each epoch
+    self.best, self.best_score = None, -math.inf
+    self.evaluations_without_gain = 0
+    self.average = None
+    if self.ema is not None:
+        self.average = [p.detach().clone() for p in self.parameters]
 
 # %% ../../nbs/foundations/04_trainer.ipynb #874b9250
 @patch
-def _optimizer(self: Trainer):
-    "AdamW, with a group of parameters for each factor on the learning rate."
+def _make_optimizer(self: Trainer) -> torch.optim.Optimizer:
+    "Make AdamW with one group of parameters for each learning-rate multiplier."
     multipliers = self.lr_multipliers or {}
     named = dict(self.module.named_parameters())
     unknown = sorted(set(multipliers) - set(named))
@@ -311,24 +326,24 @@ def _optimizer(self: Trainer):
         if p.requires_grad:
             groups.setdefault(multipliers.get(name, 1.0), []).append(p)
     return torch.optim.AdamW(
-        [{"params": some, "times": times} for times, some in groups.items()],
+        [{"params": some, "lr_multiplier": times} for times, some in groups.items()],
         lr=self.lr,
         weight_decay=self.weight_decay,
     )
 
-
+# %% ../../nbs/foundations/04_trainer.ipynb #bbd9a71a
 @patch
-def _set_rate(self: Trainer) -> None:
-    "Give the optimiser the learning rate of the coming step."
+def _set_learning_rate(self: Trainer) -> None:
+    "Set the learning rate of the coming step in the optimiser."
     warmup = int(self.warmup * self.steps)
     self.rate = self.lr * learning_rate(self.step, self.steps, warmup, self.lr_schedule)
     for group in self.optimizer.param_groups:
-        group["lr"] = self.rate * group["times"]
+        group["lr"] = self.rate * group["lr_multiplier"]
 
 
 @patch
-def _stopped(self: Trainer, what: str) -> TrainingError:
-    "The error that ends a training, with its place and the remedy."
+def _training_error(self: Trainer, what: str) -> TrainingError:
+    "Make the error that ends a training, with its place and the remedy."
     kept = ""
     if self.checkpoint is not None and checkpoint_exists(self.checkpoint):
         kept = f" The last good checkpoint is {self.checkpoint}."
@@ -347,7 +362,7 @@ def scaled(
 
 
 def _share(count, part, rows):
-    "Share of a step's cases that are in a part; `count` is None where each row is one."
+    "Compute a part's share of a step's cases; each row is one if `count` is None."
     if count is None:
         return len(part) / len(rows)
     return float(count[part].sum() / count[rows].sum().clamp(min=1))
@@ -355,7 +370,7 @@ def _share(count, part, rows):
 
 @patch
 def _part_losses(self: Trainer, part: torch.Tensor, rows: torch.Tensor):
-    "Losses of some of a step's rows, and the factor that makes them shares."
+    "Compute the losses of a part, and the factor that makes them shares of the step."
     try:
         if isinstance(self.counts, dict):
             shares = {
@@ -364,51 +379,64 @@ def _part_losses(self: Trainer, part: torch.Tensor, rows: torch.Tensor):
             return self.loss(part, shares), 1.0
         return self.loss(part), _share(self.counts, part, rows)
     except NotFiniteError as error:
-        raise self._stopped(str(error)[:-1]) from error
+        raise self._training_error(str(error)[:-1]) from error
 
-
+# %% ../../nbs/foundations/04_trainer.ipynb #25759def
 @patch
 def backward(
     self: Trainer,
     rows: torch.Tensor,  # (rows,) row numbers of a step
 ) -> dict[str, float]:  # Losses of the step
     "Add up a step's gradients over parts and processes."
-    mine, values = self.processes.share(rows), {}
-    here = 1.0 if len(mine) else 0.0  # a process without a row joins in at weight 0
-    for part in (mine if len(mine) else rows[:1]).tensor_split(self.accumulate):
+    own_rows, values = self.processes.own_rows(rows), {}
+    # a process without rows takes part with a weight of 0
+    weight = 1.0 if len(own_rows) else 0.0
+    if not len(own_rows):
+        own_rows = rows[:1]
+    for part in own_rows.tensor_split(self.accumulate):
         if not len(part):
             continue
         losses, share = self._part_losses(part, rows)
-        (losses.total * (here * share)).backward()
+        (losses.total * (weight * share)).backward()
         for key, value in losses._asdict().items():
             if value is not None:
                 number = float(torch.as_tensor(value).detach())
-                values[key] = values.get(key, 0.0) + here * share * number
+                values[key] = values.get(key, 0.0) + weight * share * number
     return self.processes.sum(self.parameters, values)
 
-
+# %% ../../nbs/foundations/04_trainer.ipynb #b7b78432
 @patch
 def take_step(
     self: Trainer,
     rows: torch.Tensor,  # (rows,) row numbers
 ) -> dict[str, float]:  # Losses of the step
-    "Make one step of the optimiser; raises `TrainingError` where a loss is not finite."
-    self._set_rate()
+    """Make one step of the optimiser.
+
+    Raises `TrainingError` if a loss is not finite.
+    """
+    self._set_learning_rate()
     self.optimizer.zero_grad(set_to_none=True)
     values = self.backward(rows)
     for key, value in values.items():
         if not math.isfinite(value):
-            raise self._stopped(f"the loss '{key}' is {value}")
+            raise self._training_error(f"the loss '{key}' is {value}")
     if self.clip is not None:
         nn.utils.clip_grad_norm_(self.parameters, self.clip)
     self.optimizer.step()
     self.step += 1
-    if self.average is not None:
-        # early on the average follows closely, or it would remember the start
-        keep = min(self.ema, self.step / (self.step + 10))
-        for a, p in zip(self.average, self.parameters):
-            a.lerp_(p.detach(), 1 - keep)
+    self._update_average()
     return values
+
+
+@patch
+def _update_average(self: Trainer) -> None:
+    "Move the average of the weights towards the weights."
+    if self.average is None:
+        return
+    # early on the average follows closely; else it would keep the initial weights
+    keep = min(self.ema, self.step / (self.step + 10))
+    for average, parameter in zip(self.average, self.parameters, strict=True):
+        average.lerp_(parameter.detach(), 1 - keep)
 
 # %% ../../nbs/foundations/04_trainer.ipynb #bc1a1c42
 @patch
@@ -424,37 +452,43 @@ def run_epoch(self: Trainer) -> dict:  # `epoch`, mean of each loss, `seconds`
     seconds = time.perf_counter() - began
     return {"epoch": self.epoch + 1, **means, "seconds": seconds}
 
-
+# %% ../../nbs/foundations/04_trainer.ipynb #9bbd06c8
 @patch
-# What `evaluate` found, nothing if it is not due
-def validate(self: Trainer) -> dict[str, float]:
-    "Score the weights, or their average, and keep them if they are the best so far."
+def validate(
+    self: Trainer,
+) -> dict[str, float]:  # What `evaluate` found; empty if it is not due
+    "Evaluate the weights, or their average, and keep them if they are the best so far."
     due = (self.epoch + 1) % self.eval_every == 0 or self.epoch + 1 == self.epochs
     if self.evaluate is None or not due:
         return {}
     self.module.eval()
-    with torch.no_grad(), _holding(self.parameters, self.average):
+    with torch.no_grad(), _swapped_values(self.parameters, self.average):
         found = self.evaluate()
         found = found if isinstance(found, dict) else {"score": found}
         numbers = torch.tensor(
-            [[float(x) for x in found.values()]], dtype=torch.float64
+            [[float(number) for number in found.values()]], dtype=torch.float64
         )
-        found = dict(zip(found, self.processes.gather(numbers)[0].tolist()))
+        numbers = self.processes.gather(numbers)[0].tolist()
+        found = dict(zip(found, numbers))
         if found["score"] > self.best_score:
-            self.best_score, self.stale = found["score"], 0
+            self.best_score = found["score"]
+            self.evaluations_without_gain = 0
             state = self.module.state_dict()
             self.best = {name: value.detach().clone() for name, value in state.items()}
         else:
-            self.stale += 1
+            self.evaluations_without_gain += 1
     return found
 
 # %% ../../nbs/foundations/04_trainer.ipynb #ba16155e
 @patch
 def state(self: Trainer) -> Saved:  # For `save_checkpoint`
-    "Collect everything that a resumed training needs; every process must call it."
+    """Collect everything that a resumed training needs.
+
+    Every process must call it.
+    """
     tensors = (
-        _prefixed("module/", self.module.state_dict())
-        | _prefixed("best/", self.best or {})
+        _add_prefix("module/", self.module.state_dict())
+        | _add_prefix("best/", self.best or {})
         | {f"average/{i}": a for i, a in enumerate(self.average or [])}
         | _flatten_optimizer(self.optimizer)
         | _random_states(self.processes.gather, self.parameters[0].device)
@@ -463,19 +497,19 @@ def state(self: Trainer) -> Saved:  # For `save_checkpoint`
         "steps": self.steps,
         "step": self.step,
         "epoch": self.epoch,
-        "log": self.rows,
+        "log": self.log,
         "best_score": self.best_score if self.best else None,
-        "stale": self.stale,
+        "evaluations_without_gain": self.evaluations_without_gain,
     }
     return Saved(tensors, metadata)
 
-
+# %% ../../nbs/foundations/04_trainer.ipynb #60e9c2d6
 @patch
 def check_checkpoint(
     self: Trainer,
     saved: Saved,  # From `load_checkpoint`
 ) -> None:
-    "Raise `CheckpointError` where a checkpoint is from a training with other settings."
+    "Raise `CheckpointError` if a checkpoint is from a training with other settings."
     steps, processes = saved.metadata.get("steps"), len(saved.tensors["rng"])
     averaged = any(name.startswith("average/") for name in saved.tensors)
     where = f"{self.checkpoint} is from a training"
@@ -495,17 +529,17 @@ def check_checkpoint(
             "Delete it, or use the same settings."
         )
 
-
+# %% ../../nbs/foundations/04_trainer.ipynb #39209fae
 @patch
 def restore(
     self: Trainer,
     saved: Saved,  # From `load_checkpoint`
 ) -> None:
-    "Go on from a checkpoint, and report what was logged before it."
+    "Restore a checkpoint, and pass its log to `on_epoch_end` once more."
     self.check_checkpoint(saved)
     tensors, metadata = saved
     try:
-        self.module.load_state_dict(_pick(tensors, "module/"))
+        self.module.load_state_dict(_with_prefix(tensors, "module/"))
         _restore_optimizer(self.optimizer, tensors)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
@@ -513,50 +547,62 @@ def restore(
             " Delete it, or use the same settings."
         ) from error
     _restore_random(tensors, self.processes.index, self.parameters[0].device)
-    self.best = _pick(tensors, "best/") or None
+    self.best = _with_prefix(tensors, "best/") or None
     if self.average is not None:
         self.average = [
             tensors[f"average/{i}"].to(p.device) for i, p in enumerate(self.parameters)
         ]
-    self.step, self.epoch, self.stale = (
-        metadata["step"],
-        metadata["epoch"],
-        metadata["stale"],
-    )
-    self.rows = metadata["log"]
+    self.step, self.epoch = metadata["step"], metadata["epoch"]
+    self.evaluations_without_gain = metadata["evaluations_without_gain"]
+    self.log = metadata["log"]
     self.best_score = metadata["best_score"] if self.best else -math.inf
-    for row in self.rows if self.on_epoch_end else ():
-        self.on_epoch_end(row)
+    if self.on_epoch_end:
+        for row in self.log:
+            self.on_epoch_end(row)
 
 # %% ../../nbs/foundations/04_trainer.ipynb #6c4a0ffc
 @patch
-# One row per epoch: `epoch`, mean of each loss, `score` where evaluated, `seconds`
-def run(self: Trainer) -> list[dict]:
+def run(
+    self: Trainer,
+) -> list[dict]:  # Per epoch: `epoch`, mean losses, `score` if evaluated, `seconds`
     "Train, and leave the best weights in the module."
     with seeded(self.seed + self.processes.index):
-        self._start()
+        self._resume()
         bar = progress(range(self.epoch, self.epochs), self.name, total=self.epochs)
         bar.update(self.epoch)
         for _ in bar:
-            if self.patience is not None and self.stale >= self.patience:
+            if self._is_out_of_patience():
                 break
-            row = self.run_epoch()
-            row |= self.validate()
-            if "score" in row:
-                best = f"{self.best_score:.4f}"
-                bar.set_postfix(score=f"{row['score']:.4f}", best=best, refresh=False)
+            row = self.run_epoch() | self.validate()
+            self._show_score(bar, row)
             self.epoch += 1
-            self.rows.append(row)
+            self.log.append(row)
             if self.on_epoch_end:
                 self.on_epoch_end(row)
-            self._keep()
-    self._finish()
-    return self.rows
+            self._save_checkpoint()
+    self._load_best()
+    return self.log
+
+# %% ../../nbs/foundations/04_trainer.ipynb #4048357b
+@patch
+def _is_out_of_patience(self: Trainer) -> bool:
+    "Tell whether the score has not improved for `patience` evaluations."
+    if self.patience is None:
+        return False
+    return self.evaluations_without_gain >= self.patience
 
 
 @patch
-def _start(self: Trainer) -> None:
-    "Resume from the checkpoint; else all processes start where the first one does."
+def _show_score(self: Trainer, bar: tqdm, row: dict) -> None:
+    "Show the last and the best score in the bar."
+    if "score" in row:
+        score, best = f"{row['score']:.4f}", f"{self.best_score:.4f}"
+        bar.set_postfix(score=score, best=best, refresh=False)
+
+# %% ../../nbs/foundations/04_trainer.ipynb #bf34c116
+@patch
+def _resume(self: Trainer) -> None:
+    "Restore the checkpoint; if there is none, give all processes the same weights."
     saved = load_checkpoint(self.checkpoint)
     if saved is not None:
         self.restore(saved)
@@ -567,8 +613,8 @@ def _start(self: Trainer) -> None:
 
 
 @patch
-def _keep(self: Trainer) -> None:
-    "Keep a checkpoint if one is wanted; the first process writes it."
+def _save_checkpoint(self: Trainer) -> None:
+    "Save a checkpoint if a file is given; the first process writes it."
     if self.checkpoint is None:
         return
     state = self.state()
@@ -577,27 +623,24 @@ def _keep(self: Trainer) -> None:
 
 
 @patch
-def _finish(self: Trainer) -> None:
-    "Leave the best weights in the module, or their average if nothing was scored."
+def _load_best(self: Trainer) -> None:
+    "Load the best weights, or the average if there was no evaluation."
     if self.best is not None:
         self.module.load_state_dict(self.best)
     elif self.average is not None:
-        with torch.no_grad():
-            for p, a in zip(self.parameters, self.average):
-                p.copy_(a)
+        _copy_values(self.parameters, self.average)
     self.module.eval()
 
-
+# %% ../../nbs/foundations/04_trainer.ipynb #12c32629
 def train(
     module: nn.Module,  # What is trained, in place
     loss: Callable,  # Losses of some rows, see `Trainer`
     n_rows: int,  # How many training rows there are
     **settings,  # `epochs` and the other settings of `Trainer`
-    # One row per epoch: `epoch`, mean of each loss, `score` where evaluated, `seconds`
-) -> list[dict]:
-    """Train `module` and leave its best weights in it.
+) -> list[dict]:  # See `Trainer.run`
+    """Train a module and leave its best weights in it.
 
-    Raises `TrainingError` where a loss is not finite, `ConfigError` for a factor of no
-    parameter.
+    Raises `TrainingError` if a loss is not finite, `ConfigError` if a learning-rate
+    multiplier names no parameter.
     """
     return Trainer(module, loss, n_rows, **settings).run()

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['plot_histories', 'plot_split', 'plot_popularity', 'plot_learning_curves']
 
-# %% ../../nbs/9_interface/02_data_figures.ipynb #d0000002
+# %% ../../nbs/9_interface/02_data_figures.ipynb #00000003
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -20,27 +21,27 @@ from contrec.interface.figures import (
     LINES,
     PAPER,
     QUIET,
-    _figure,
-    _finish,
-    _log,
-    _styled,
+    finish_figure,
+    label_log_axis,
+    new_figure,
     plain,
+    styled,
 )
 
-# %% ../../nbs/9_interface/02_data_figures.ipynb #4df5619f
-@_styled
+# %% ../../nbs/9_interface/02_data_figures.ipynb #00000007
+@styled
 def plot_histories(
     lengths: np.ndarray,  # (n_users,) items in each history
     title: str = "History lengths",
 ) -> Figure:
-    """Histogram of history lengths on a logarithmic axis, with the median.
+    """Draw a histogram of history lengths on a logarithmic axis, with the median.
 
-    Raises `ConfigError` where there is no user.
+    Raise `ConfigError` if there is no user.
     """
     lengths = np.asarray(lengths)
     if len(lengths) == 0:
         raise ConfigError("no history to draw.")
-    figure, ((ax,),) = _figure(6, 2.8, grid="y")
+    figure, ((ax,),) = new_figure(6, 2.8, grid="y")
     edges = np.unique(
         np.round(np.geomspace(max(lengths.min(), 1), lengths.max() + 1, 30))
     )
@@ -52,59 +53,46 @@ def plot_histories(
         label=f"median {np.median(lengths):g}",
     )
     ax.set_xscale("log")
-    _log(ax.xaxis)
+    label_log_axis(ax.xaxis)
     ax.set(xlabel="items in the history (log scale)", ylabel="users")
     ax.legend()
-    return _finish(
+    return finish_figure(
         figure,
         title,
         f"Histogram of {len(lengths):,} history lengths, from {lengths.min()} to"
         f" {lengths.max()} items, median {np.median(lengths):g}.",
     )
 
-# %% ../../nbs/9_interface/02_data_figures.ipynb #ead027a0
-@_styled
+# %% ../../nbs/9_interface/02_data_figures.ipynb #00000010
+@styled
 def plot_split(
     split: Split,  # A leave-one-out split
     users: int = 12,  # How many users, from the shortest to the longest history
     steps: int = 30,  # How far back the picture goes
     title: str = "Leave one out",
 ) -> Figure:
-    "The last steps of some users: training, validation and test items."
-    chosen = np.argsort(split.train.lengths, kind="stable")[
-        np.linspace(0, split.n_users - 1, min(users, split.n_users)).round().astype(int)
-    ]
-    figure, ((ax,),) = _figure(7, 0.9 + 0.2 * len(chosen), grid="x")
+    "Draw the last steps of some users: training, validation and test items."
+    places = np.linspace(0, split.n_users - 1, min(users, split.n_users))
+    order = np.argsort(split.train.lengths, kind="stable")
+    chosen = order[places.round().astype(int)]
+    figure, ((ax,),) = new_figure(7, 0.9 + 0.2 * len(chosen), grid="x")
     lengths = np.minimum(split.train.lengths[chosen], steps)
     row = np.repeat(np.arange(len(chosen)), lengths)
     back = np.concatenate([np.arange(-n, 0) for n in lengths]) - 2
     ax.scatter(back, row, s=22, color=QUIET, label="train")
-    ax.scatter(
-        np.full(len(chosen), -2),
-        np.arange(len(chosen)),
-        s=36,
-        color=COLOURS[1],
-        marker="s",
-        label="validation",
-    )
-    ax.scatter(
-        np.full(len(chosen), -1),
-        np.arange(len(chosen)),
-        s=36,
-        color=COLOURS[0],
-        marker="^",
-        label="test",
-    )
-    ax.set_yticks(
-        range(len(chosen)),
-        [
-            plain(f"user {split.user_ids[u]} ({n + 2})", 24)
-            for u, n in zip(chosen, split.train.lengths[chosen])
-        ],
-    )
+    for offset, name, colour, marker in (
+        (-2, "validation", COLOURS[1], "s"),
+        (-1, "test", COLOURS[0], "^"),
+    ):
+        at = np.full(len(chosen), offset)
+        ax.scatter(
+            at, np.arange(len(chosen)), s=36, color=colour, marker=marker, label=name
+        )
+    names = [f"user {split.user_ids[u]} ({split.train.lengths[u] + 2})" for u in chosen]
+    ax.set_yticks(range(len(chosen)), [plain(name, 24) for name in names])
     ax.set(xlabel="steps from the end of the history", ylabel="user (items in all)")
     figure.legend(loc="outside lower center", ncols=3)
-    return _finish(
+    return finish_figure(
         figure,
         title,
         f"The last {steps} steps of {len(chosen)} users as dots: the last item of each"
@@ -112,43 +100,30 @@ def plot_split(
         " training.",
     )
 
-# %% ../../nbs/9_interface/02_data_figures.ipynb #027aff68
-@_styled
-def plot_popularity(
-    counts: np.ndarray,  # (n_items,) training interactions of each item
-    title: str = "Popularity of items",
-) -> Figure:
-    """Interactions by popularity rank, and the share of all interactions that the most
-    popular items hold.
-
-    Raises `ConfigError` where there is no interaction.
-    """
-    counts = np.sort(np.asarray(counts))[::-1]
-    if counts.sum() <= 0:
-        raise ConfigError("no interaction to draw.")
-    figure, ((left, right),) = _figure(7.5, 2.8, 1, 2)
-    left.plot(
-        np.arange(1, len(counts) + 1),
-        np.where(counts > 0, counts, np.nan),
-        color=COLOURS[0],
-    )
-    left.set_xscale("log")
-    left.set_yscale("log")
-    _log(left.xaxis)
-    _log(left.yaxis)
-    left.set(
+# %% ../../nbs/9_interface/02_data_figures.ipynb #00000013
+def _draw_popularity_curve(ax, counts):
+    "Draw the interactions of each item by popularity rank, on logarithmic axes."
+    ranks = np.arange(1, len(counts) + 1)
+    ax.plot(ranks, np.where(counts > 0, counts, np.nan), color=COLOURS[0])
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    label_log_axis(ax.xaxis)
+    label_log_axis(ax.yaxis)
+    ax.set(
         xlabel="popularity rank of the item (log scale)",
         ylabel="interactions (log scale)",
     )
-    share, part = (
-        100 * np.cumsum(counts) / counts.sum(),
-        100 * np.arange(1, len(counts) + 1) / len(counts),
-    )
-    fifth = float(np.interp(20, part, share))
-    right.plot(part, share, color=COLOURS[0])
-    right.plot([0, 100], [0, 100], color=QUIET, ls="--", lw=1)
-    right.plot([20], [fifth], "o", color=COLOURS[3])
-    right.annotate(
+
+
+def _draw_popularity_share(ax, counts):
+    "Draw the cumulative share of interactions; return that of the top fifth, in %."
+    share = 100 * np.cumsum(counts) / counts.sum()
+    items = 100 * np.arange(1, len(counts) + 1) / len(counts)
+    fifth = float(np.interp(20, items, share))
+    ax.plot(items, share, color=COLOURS[0])
+    ax.plot([0, 100], [0, 100], color=QUIET, ls="--", lw=1)
+    ax.plot([20], [fifth], "o", color=COLOURS[3])
+    ax.annotate(
         f"20% of the items:\n{fifth:.0f}% of interactions",
         (20, fifth),
         (46, 14),
@@ -156,13 +131,31 @@ def plot_popularity(
         fontsize=9,
         arrowprops={"arrowstyle": "-", "color": QUIET},
     )
-    right.set(
+    ax.set(
         xlabel="items, most popular first (%)",
         ylabel="share of interactions (%)",
         xlim=(0, 100),
         ylim=(0, 102),
     )
-    return _finish(
+    return fifth
+
+# %% ../../nbs/9_interface/02_data_figures.ipynb #00000014
+@styled
+def plot_popularity(
+    counts: np.ndarray,  # (n_items,) training interactions of each item
+    title: str = "Popularity of items",
+) -> Figure:
+    """Draw interactions by popularity rank, and the share that the top items hold.
+
+    Raise `ConfigError` if there is no interaction.
+    """
+    counts = np.sort(np.asarray(counts))[::-1]
+    if counts.sum() <= 0:
+        raise ConfigError("no interaction to draw.")
+    figure, ((left, right),) = new_figure(7.5, 2.8, 1, 2)
+    _draw_popularity_curve(left, counts)
+    fifth = _draw_popularity_share(right, counts)
+    return finish_figure(
         figure,
         title,
         f"Left, interactions by popularity rank on logarithmic axes, from {counts[0]:,}"
@@ -171,102 +164,102 @@ def plot_popularity(
         " be an even spread.",
     )
 
-# %% ../../nbs/9_interface/02_data_figures.ipynb #9a913168
+# %% ../../nbs/9_interface/02_data_figures.ipynb #00000017
 _NOT_A_LOSS = ("epoch", "seconds", "score", "stage", "step", "lr")
 
 
-def _number(x):
-    return (
-        isinstance(x, (int, float, np.number))
-        and not isinstance(x, bool)
-        and np.isfinite(x)
+def _is_number(value):
+    "Return whether a value of a log is a finite number."
+    is_number = isinstance(value, (int, float, np.number))
+    return is_number and not isinstance(value, bool) and np.isfinite(value)
+
+
+def _find_losses(rows):
+    "Return the names of the losses in rows of a log, in their order."
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return [
+        key
+        for key in keys
+        if key not in _NOT_A_LOSS and any(_is_number(row.get(key)) for row in rows)
+    ]
+
+
+def _curve(rows, key):
+    "Return (epoch, value) where the value is a number."
+    return [(row["epoch"], row[key]) for row in rows if _is_number(row.get(key))]
+
+# %% ../../nbs/9_interface/02_data_figures.ipynb #00000018
+def _draw_losses(ax, rows, losses, title):
+    "Draw a line for each loss; a logarithmic axis if their range is wide."
+    values = [value for key in losses for _, value in _curve(rows, key)]
+    for n, key in enumerate(losses):
+        curve = _curve(rows, key)
+        ax.plot(
+            *zip(*curve),
+            color=COLOURS[n % 8],
+            ls=LINES[n % 8],
+            marker="o" if len(curve) == 1 else None,
+            label=plain(key, 24),
+        )
+    if values and min(values) > 0 and max(values) > 50 * min(values):
+        ax.set_yscale("log")
+        label_log_axis(ax.yaxis)
+    ax.set(title=f"{title}loss", xlabel="epoch", ylabel="mean loss")
+    # Under the panel: no corner inside is free of lines
+    ax.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.22),
+        ncols=3,
+        columnspacing=1.2,
+        handlelength=1.6,
     )
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
+# %% ../../nbs/9_interface/02_data_figures.ipynb #00000019
+def _draw_scores(ax, rows, title):
+    "Draw the validation score, mark its best epoch, and return what is to be said."
+    curve = _curve(rows, "score")
+    if not curve:
+        ax.set_axis_off()
+        return ""
+    best = max(curve, key=itemgetter(1))
+    text = f"{best[1]:.4f} at epoch {best[0]}"
+    look = {"marker": "*", "ms": 13, "ls": "", "color": COLOURS[3]}
+    ax.plot(*zip(*curve), color=COLOURS[0], marker="o", ms=3)
+    ax.plot(*best, label=f"best: {text}", **look)
+    ylabel = "score (higher is better)"
+    ax.set(title=f"{title}validation score", xlabel="epoch", ylabel=ylabel)
+    ax.legend()
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return f", best validation score {text}"
 
-@_styled
+# %% ../../nbs/9_interface/02_data_figures.ipynb #00000020
+@styled
 def plot_learning_curves(
     rows: Sequence[dict],  # Rows of a log: `epoch`, losses, perhaps `score` and `stage`
     title: str = "Learning curves",
 ) -> Figure:
-    """Losses and validation scores by epoch, one row of panels per stage.
+    """Draw losses and validation scores by epoch, one row of panels per stage.
 
-    Raises `ConfigError` for a log without losses.
+    Raise `ConfigError` for a log without losses.
     """
     stages = {}
     for row in rows:
         stages.setdefault(row.get("stage", ""), []).append(row)
-    losses = {
-        s: [
-            k
-            for k in dict.fromkeys(k for r in part for k in r)
-            if k not in _NOT_A_LOSS and any(_number(r.get(k)) for r in part)
-        ]
-        for s, part in stages.items()
-    }
+    losses = {stage: _find_losses(part) for stage, part in stages.items()}
     if not any(losses.values()):
         raise ConfigError("the log holds no losses to draw. Train first.")
-    scored = any(_number(r.get("score")) for r in rows)
-    figure, axes = _figure(7.5, 0.5 + 2.7 * len(stages), len(stages), 1 + scored)
+    scored = any(_is_number(row.get("score")) for row in rows)
+    figure, axes = new_figure(7.5, 0.5 + 2.7 * len(stages), len(stages), 1 + scored)
     alt = []
     for (stage, part), panels in zip(stages.items(), axes):
         name = plain(stage, 40) + ": " if stage else ""
-        everything = [r[k] for k in losses[stage] for r in part if _number(r.get(k))]
-        for n, key in enumerate(losses[stage]):
-            xy = [(r["epoch"], r[key]) for r in part if _number(r.get(key))]
-            panels[0].plot(
-                *zip(*xy),
-                color=COLOURS[n % 8],
-                ls=LINES[n % 8],
-                marker="o" if len(xy) == 1 else None,
-                label=plain(key, 24),
-            )
-        if (
-            everything
-            and min(everything) > 0
-            and max(everything) > 50 * min(everything)
-        ):
-            panels[0].set_yscale("log")
-            _log(panels[0].yaxis)
-        # no corner is free for all losses
-        panels[0].set(title=f"{name}loss", xlabel="epoch", ylabel="mean loss")
-        panels[0].legend(
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.22),
-            ncols=3,
-            columnspacing=1.2,
-            handlelength=1.6,
-        )
-        panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-        totals = [r["total"] for r in part if _number(r.get("total"))]
-        alt.append(
-            f"{stage or 'Training'}: {len(part)} epochs"
-            + (
-                f", total loss from {totals[0]:.3g} to {totals[-1]:.3g}"
-                if totals
-                else ""
-            )
-        )
+        _draw_losses(panels[0], part, losses[stage], name)
+        text = f"{stage or 'Training'}: {len(part)} epochs"
+        totals = [value for _, value in _curve(part, "total")]
+        if totals:
+            text += f", total loss from {totals[0]:.3g} to {totals[-1]:.3g}"
         if scored:
-            xy = [(r["epoch"], r["score"]) for r in part if _number(r.get("score"))]
-            if not xy:
-                panels[1].set_axis_off()
-                continue
-            best = max(xy, key=lambda p: p[1])
-            panels[1].plot(*zip(*xy), color=COLOURS[0], marker="o", ms=3)
-            panels[1].plot(
-                *best,
-                marker="*",
-                ms=13,
-                ls="",
-                color=COLOURS[3],
-                label=f"best: {best[1]:.4f} at epoch {best[0]}",
-            )
-            panels[1].set(
-                title=f"{name}validation score",
-                xlabel="epoch",
-                ylabel="score (higher is better)",
-            )
-            panels[1].legend()
-            panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
-            alt[-1] += f", best validation score {best[1]:.4f} at epoch {best[0]}"
-    return _finish(figure, title, "; ".join(alt) + ".")
+            text += _draw_scores(panels[1], part, name)
+        alt.append(text)
+    return finish_figure(figure, title, "; ".join(alt) + ".")

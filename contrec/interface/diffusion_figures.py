@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['plot_schedule', 'plot_denoising', 'plot_interpolation']
 
-# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #d0000002
+# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #00000003
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,51 +18,49 @@ from contrec.interface.figures import (
     INK,
     LINES,
     QUIET,
-    _figure,
-    _finish,
-    _points,
-    _styled,
+    check_points,
+    finish_figure,
+    new_figure,
     plain,
+    styled,
 )
 
-# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #b935f562
-@_styled
+# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #00000006
+def _draw_schedule(left, right, name, abar, look):
+    "Draw abar on the left and the signal-to-noise ratio in decibels on the right."
+    abar = np.asarray(abar, dtype=float)
+    if abar.ndim != 1 or (abar < 0).any() or (abar > 1).any():
+        raise ConfigError(
+            f"abar of the schedule '{name}' must be a row of numbers between 0 and 1."
+        )
+    time = np.arange(1, len(abar) + 1) / len(abar)
+    left.plot(time, abar, label=plain(name, 30), **look)
+    inside = (abar > 0) & (abar < 1)
+    decibels = 10 * np.log10(abar[inside] / (1 - abar[inside]))
+    right.plot(time[inside], decibels, **look)
+
+# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #00000007
+@styled
 def plot_schedule(
     # Name -> (T,) abar, from the first step to the last
     schedules: dict[str, np.ndarray],
     title: str = "Noise schedules",
 ) -> Figure:
-    """Share of the signal that is left, and signal-to-noise ratio, over time.
+    """Draw the share of the signal and the signal-to-noise ratio over time.
 
-    Raises `ConfigError` where abar is not between 0 and 1.
+    Raise `ConfigError` if abar is not between 0 and 1.
     """
-    figure, ((left, right),) = _figure(7.5, 3, 1, 2)
+    figure, ((left, right),) = new_figure(7.5, 3, 1, 2)
     for n, (name, abar) in enumerate(schedules.items()):
-        abar = np.asarray(abar, dtype=float)
-        if abar.ndim != 1 or (abar < 0).any() or (abar > 1).any():
-            raise ConfigError(
-                f"abar of the schedule '{name}' must be a row of numbers between 0"
-                " and 1."
-            )
-        time, look = (
-            np.arange(1, len(abar) + 1) / len(abar),
-            {
-                "color": COLOURS[n % 8],
-                "ls": LINES[n % 8],
-            },
-        )
-        left.plot(time, abar, label=plain(name, 30), **look)
-        inside = (abar > 0) & (abar < 1)
-        right.plot(
-            time[inside], 10 * np.log10(abar[inside] / (1 - abar[inside])), **look
-        )
+        look = {"color": COLOURS[n % 8], "ls": LINES[n % 8]}
+        _draw_schedule(left, right, name, abar, look)
     left.set(
         xlabel="time t / T", ylabel="share of the signal, abar", ylim=(-0.02, 1.02)
     )
     right.set(xlabel="time t / T", ylabel="signal-to-noise ratio (dB)")
     right.axhline(0, color=QUIET, lw=0.8)
     figure.legend(loc="outside lower center", ncols=min(len(schedules), 5))
-    return _finish(
+    return finish_figure(
         figure,
         title,
         "Left, abar against time; right, the signal-to-noise ratio in decibels. "
@@ -73,41 +71,10 @@ def plot_schedule(
         + ".",
     )
 
-# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #665ad623
-@_styled
-def plot_denoising(
-    # (steps, 2), or (samples, steps, 2): from noise to the estimate
-    trajectory: np.ndarray,
-    items: np.ndarray,  # (n, 2) in the same plane
-    # What is nearest at each step of the first sample
-    notes: Sequence[str] | None = None,
-    target: int | None = None,  # Number of the item that was really next
-    title: str = "From noise to a recommendation",
-) -> Figure:
-    """Paths of samples over the items, from noise to their end, with a list of what is
-    nearest along the first.
-
-    Raises `ConfigError` for shapes that do not fit.
-    """
-    trajectory, items = np.asarray(trajectory, dtype=float), _points("items", items)
-    paths = trajectory[None] if trajectory.ndim == 2 else trajectory
-    if paths.ndim != 3 or paths.shape[2] != 2 or paths.shape[1] < 2:
-        raise ConfigError(
-            "a trajectory must have the shape (samples, steps, 2) with at least two"
-            f" steps, not {trajectory.shape}."
-        )
+# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #00000010
+def _draw_paths(figure, ax, paths, items, target):
+    "Draw the paths over the items, coloured by step, with stars at their ends."
     steps = paths.shape[1]
-    if notes is not None and len(notes) != steps:
-        raise ConfigError(f"{steps} steps but {len(notes)} notes: give one for each.")
-    figure, axes = _figure(
-        7.5,
-        4,
-        1,
-        2 if notes is not None else 1,
-        grid=None,
-        **({"width_ratios": [2, 1]} if notes is not None else {}),
-    )
-    ax = axes[0, 0]
     ax.scatter(*items.T, s=5, color=QUIET, alpha=0.5, linewidths=0, label="items")
     for path in paths:
         ax.plot(*path.T, color=INK, lw=0.7, alpha=0.5)
@@ -118,6 +85,23 @@ def plot_denoising(
         s=24,
         zorder=3,
     )
+    _mark_ends(ax, paths, items, target)
+    bar = figure.colorbar(
+        dots,
+        ax=ax,
+        label="step",
+        shrink=0.7,
+        location="left",
+        ticks=MaxNLocator(integer=True),
+    )
+    bar.ax.tick_params(colors=INK, labelsize=9)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+
+# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #00000011
+def _mark_ends(ax, paths, items, target):
+    "Mark the end of each path with a star, and the target with a diamond."
     ax.scatter(
         *paths[:, -1].T,
         marker="*",
@@ -139,92 +123,98 @@ def plot_denoising(
             zorder=5,
             label="really next",
         )
-    bar = figure.colorbar(
-        dots,
-        ax=ax,
-        label="step",
-        shrink=0.7,
-        location="left",
-        ticks=MaxNLocator(integer=True),
+
+# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #00000012
+def _write_notes(ax, notes):
+    "Write up to eleven of the notes below each other, with their steps."
+    steps = len(notes)
+    shown = np.unique(np.linspace(0, steps - 1, min(steps, 11)).round().astype(int))
+    ax.set_axis_off()
+    ax.set_title("nearest item along the first path", fontsize=9.5)
+    for n, step in enumerate(shown):
+        ax.text(
+            0,
+            0.96 - n * 0.09,
+            plain(f"{step}: {notes[step]}", 36),
+            fontsize=8.5,
+            color=INK,
+            transform=ax.transAxes,
+        )
+
+
+def _check_paths(trajectory, notes):
+    "Return the trajectory as (samples, steps, 2); raise `ConfigError` if it is not."
+    paths = trajectory[None] if trajectory.ndim == 2 else trajectory
+    if paths.ndim != 3 or paths.shape[2] != 2 or paths.shape[1] < 2:
+        raise ConfigError(
+            "a trajectory must have the shape (samples, steps, 2) with at least two"
+            f" steps, not {trajectory.shape}."
+        )
+    steps = paths.shape[1]
+    if notes is not None and len(notes) != steps:
+        raise ConfigError(f"{steps} steps but {len(notes)} notes: give one for each.")
+    return paths
+
+# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #00000013
+@styled
+def plot_denoising(
+    # (steps, 2), or (samples, steps, 2): from noise to the estimate
+    trajectory: np.ndarray,
+    items: np.ndarray,  # (n, 2) in the same plane
+    # What is nearest at each step of the first sample
+    notes: Sequence[str] | None = None,
+    target: int | None = None,  # Number of the item that was really next
+    title: str = "From noise to a recommendation",
+) -> Figure:
+    """Draw paths of samples over the items, from noise to their end.
+
+    Beside it stands what is nearest along the first path. Raise `ConfigError` for
+    shapes that do not fit.
+    """
+    trajectory, items = (
+        np.asarray(trajectory, dtype=float),
+        check_points("items", items),
     )
-    bar.ax.tick_params(colors=INK, labelsize=9)
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    paths = _check_paths(trajectory, notes)
+    columns = {} if notes is None else {"columns": 2, "width_ratios": [2, 1]}
+    figure, axes = new_figure(7.5, 4, grid=None, **columns)
+    _draw_paths(figure, axes[0, 0], paths, items, target)
     about = ""
     if notes is not None:
-        shown = np.unique(np.linspace(0, steps - 1, min(steps, 11)).round().astype(int))
-        axes[0, 1].set_axis_off()
-        axes[0, 1].set_title("nearest item along the first path", fontsize=9.5)
-        for n, s in enumerate(shown):
-            axes[0, 1].text(
-                0,
-                0.96 - n * 0.09,
-                plain(f"{s}: {notes[s]}", 36),
-                fontsize=8.5,
-                color=INK,
-                transform=axes[0, 1].transAxes,
-            )
+        _write_notes(axes[0, 1], notes)
         about = (
             f" Along the first path the nearest item goes from {notes[0]} to"
             f" {notes[-1]}."
         )
-    return _finish(
+    samples = f"{len(paths)} denoising path{'s' if len(paths) > 1 else ''}"
+    return finish_figure(
         figure,
         title,
-        f"{len(paths)} denoising path{'s' if len(paths) > 1 else ''} of {steps} steps"
-        f" over {len(items):,} items, from noise to the ends marked by stars.{about}",
+        f"{samples} of {paths.shape[1]} steps over {len(items):,} items, from noise to"
+        f" the ends marked by stars.{about}",
     )
 
-# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #f4df7415
-@_styled
-def plot_interpolation(
-    weights: np.ndarray,  # (s,) from 0 (all A) to 1 (all B), increasing
-    similarity: np.ndarray,  # (s, 2) similarity of the point to A and to B
-    nearest: Sequence[str],  # (s,) title of the item that is nearest to the point
-    ends: tuple[str, str],  # Titles of A and B
-    title: str = "Between two items",
-) -> Figure:
-    """Similarity to both ends along the way, and which item is nearest where.
-
-    Raises `ConfigError` for lengths that differ.
-    """
-    weights, similarity = (
-        np.asarray(weights, dtype=float),
-        _points("similarity", similarity),
-    )
-    if not len(weights) == len(similarity) == len(nearest) or len(weights) < 2:
-        raise ConfigError(
-            f"{len(weights)} weights, {len(similarity)} similarities and {len(nearest)}"
-            " titles: give one of each for every point, and at least two points."
-        )
-    start = [0] + [i for i in range(1, len(nearest)) if nearest[i] != nearest[i - 1]]
-    edges = np.array(
-        [weights[0]]
-        + [(weights[i - 1] + weights[i]) / 2 for i in start[1:]]
-        + [weights[-1]]
-    )
-    figure, axes = _figure(
-        7.5,
-        2.6 + 0.26 * len(start),
-        2,
-        1,
-        sharex=True,
-        height_ratios=[2.2, 0.26 * len(start) + 0.3],
-    )
-    top, bottom = axes[:, 0]
+# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #00000020
+def _draw_similarities(ax, weights, similarity, ends):
+    "Draw the similarity to both ends against the weight."
     for n, end in enumerate(ends):
-        top.plot(
+        ax.plot(
             weights,
             similarity[:, n],
             color=COLOURS[n],
             ls=LINES[n],
             label=plain(f"to {end}", 40),
         )
-    top.set_ylabel("cosine similarity")
-    top.legend(ncols=1, loc="best")
+    ax.set_ylabel("cosine similarity")
+    ax.legend(ncols=1, loc="best")
+
+# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #00000021
+def _draw_nearest(ax, weights, nearest, start):
+    "Draw a bar with a title for each stretch on which one item is nearest."
+    middles = [(weights[i - 1] + weights[i]) / 2 for i in start[1:]]
+    edges = np.array([weights[0], *middles, weights[-1]])
     for n, i in enumerate(start):
-        bottom.barh(
+        ax.barh(
             n,
             edges[n + 1] - edges[n],
             left=edges[n],
@@ -233,7 +223,7 @@ def plot_interpolation(
             height=0.8,
         )
         left = edges[n] + edges[n + 1] < weights[0] + weights[-1]
-        bottom.annotate(
+        ax.annotate(
             plain(nearest[i], 44),
             (edges[n + 1] if left else edges[n], n),
             xytext=(4 if left else -4, 0),
@@ -243,13 +233,46 @@ def plot_interpolation(
             fontsize=8.5,
             color=INK,
         )
-    bottom.invert_yaxis()
-    bottom.set(
+    ax.invert_yaxis()
+    ax.set(
         yticks=[], xlabel="weight of the second item", xlim=(weights[0], weights[-1])
     )
-    bottom.grid(False)
-    bottom.set_title("nearest item", loc="left", fontsize=9.5)
-    return _finish(
+    ax.grid(False)
+    ax.set_title("nearest item", loc="left", fontsize=9.5)
+
+# %% ../../nbs/9_interface/03_diffusion_figures.ipynb #00000022
+@styled
+def plot_interpolation(
+    weights: np.ndarray,  # (s,) from 0 (all A) to 1 (all B), increasing
+    similarity: np.ndarray,  # (s, 2) similarity of the point to A and to B
+    nearest: Sequence[str],  # (s,) title of the item that is nearest to the point
+    ends: tuple[str, str],  # Titles of A and B
+    title: str = "Between two items",
+) -> Figure:
+    """Draw the similarity to both ends along the way, and the item nearest to it.
+
+    Raise `ConfigError` for lengths that differ.
+    """
+    weights = np.asarray(weights, dtype=float)
+    similarity = check_points("similarity", similarity)
+    if not len(weights) == len(similarity) == len(nearest) or len(weights) < 2:
+        raise ConfigError(
+            f"{len(weights)} weights, {len(similarity)} similarities and {len(nearest)}"
+            " titles: give one of each for every point, and at least two points."
+        )
+    changes = [i for i in range(1, len(nearest)) if nearest[i] != nearest[i - 1]]
+    start = [0, *changes]
+    figure, axes = new_figure(
+        7.5,
+        2.6 + 0.26 * len(start),
+        2,
+        1,
+        sharex=True,
+        height_ratios=[2.2, 0.26 * len(start) + 0.3],
+    )
+    _draw_similarities(axes[0, 0], weights, similarity, ends)
+    _draw_nearest(axes[1, 0], weights, nearest, start)
+    return finish_figure(
         figure,
         title,
         f"On the way from {ends[0]} to {ends[1]} the nearest items are, in turn:"

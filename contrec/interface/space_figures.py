@@ -6,7 +6,7 @@
 __all__ = ['project', 'main_category', 'plot_token_space', 'plot_spectrum', 'plot_code_usage', 'plot_spaces', 'plot_token_sets',
            'plot_tokenizers', 'plot_discrete', 'plot_survival', 'plot_walk']
 
-# %% ../../nbs/9_interface/04_space_figures.ipynb #d0000002
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000003
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -24,50 +24,33 @@ from contrec.interface.figures import (
     MARKERS,
     PAPER,
     QUIET,
-    _figure,
-    _finish,
-    _log,
-    _points,
-    _styled,
+    check_points,
+    finish_figure,
+    label_log_axis,
+    new_figure,
     plain,
+    styled,
 )
 from ..tokenizer.diagnostics import nearest, survival
 from ..tokenizer.sigma_vae import Tokenizer, as_rows, effective_rank, mean_cosine
 
-# %% ../../nbs/9_interface/04_space_figures.ipynb #d1da7378
-def project(
-    vectors: np.ndarray,  # (n, d), one row per item
-    method: str = "umap",  # `umap`, or `pca`
-    seed: int = 0,  # Of UMAP
-    neighbours: int = 15,  # UMAP: how many neighbours are to stay together
-) -> np.ndarray:  # (n, 2) float32
-    """Vectors in the plane.
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000006
+def _project_umap(vectors, seed, neighbours):
+    "Return the (n, 2) UMAP of the vectors, on one thread."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # It looks for TensorFlow
+        import umap
+    method = umap.UMAP(
+        n_neighbors=min(neighbours, len(vectors) - 1),
+        init="pca" if min(vectors.shape) > 1 else "random",
+        random_state=seed,
+        n_jobs=1,
+    )
+    return method.fit_transform(vectors.astype(np.float32)).astype(np.float32)
 
-    Raises `ConfigError` for an unknown method or fewer than three rows, `DataError` for
-    numbers that are not finite.
-    """
-    vectors = _points("vectors", vectors, None)
-    if method not in ("umap", "pca"):
-        raise ConfigError(f"unknown projection '{method}'. Choose umap or pca.")
-    if len(vectors) < 3:
-        raise ConfigError(
-            f"{len(vectors)} vectors are too few to project. Give at least three."
-        )
-    if method == "umap":
-        with warnings.catch_warnings():
-            # It would like to have TensorFlow
-            warnings.simplefilter("ignore", ImportWarning)
-            import umap
-        return (
-            umap.UMAP(
-                n_neighbors=min(neighbours, len(vectors) - 1),
-                init="pca" if min(vectors.shape) > 1 else "random",
-                random_state=seed,
-                n_jobs=1,
-            )
-            .fit_transform(vectors.astype(np.float32))
-            .astype(np.float32)
-        )
+
+def _project_pca(vectors):
+    "Return the (n, 2) coordinates on the first two principal axes."
     centred = vectors - vectors.mean(0)
     u, s, axes = np.linalg.svd(centred, full_matrices=False)
     # The largest coordinate of an axis is positive: one answer, not two
@@ -75,96 +58,95 @@ def project(
     plane = (u * s * sign)[:, :2]
     return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1]))).astype(np.float32)
 
-# %% ../../nbs/9_interface/04_space_figures.ipynb #6dbba0b0
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000007
+def project(
+    vectors: np.ndarray,  # (n, d), one row per item
+    method: str = "umap",  # `umap`, or `pca`
+    seed: int = 0,  # Of UMAP
+    neighbours: int = 15,  # UMAP: how many neighbours are to stay together
+) -> np.ndarray:  # (n, 2) float32
+    """Project vectors into the plane.
+
+    Raise `ConfigError` for an unknown method or fewer than three rows, `DataError` for
+    numbers that are not finite.
+    """
+    vectors = check_points("vectors", vectors, None)
+    if method not in ("umap", "pca"):
+        raise ConfigError(f"unknown projection '{method}'. Choose umap or pca.")
+    if len(vectors) < 3:
+        raise ConfigError(
+            f"{len(vectors)} vectors are too few to project. Give at least three."
+        )
+    if method == "umap":
+        return _project_umap(vectors, seed, neighbours)
+    return _project_pca(vectors)
+
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000010
 def main_category(
     categories: Sequence[Sequence[str]],  # Of each item
     most: int = 8,  # How many categories are told apart
     # (n_items,) str; `other` where none of the `most` is there, `none` for an item
     # without categories
 ) -> np.ndarray:
-    "One category per item, for colouring."
-    frequency = Counter(c for row in categories for c in set(row))
-    # Most common: 0, then -1, ...
-    kept = {
-        c: -n
-        for n, (c, _) in enumerate(
-            sorted(frequency.items(), key=lambda cn: (-cn[1], cn[0]))[:most]
+    "Return one category per item, for colouring."
+    frequency = Counter(name for row in categories for name in set(row))
+    common = sorted(frequency, key=lambda name: (-frequency[name], name))[:most]
+    rarity = {name: -n for n, name in enumerate(common)}
+    found = []
+    for row in categories:
+        known = [name for name in row if name in rarity]
+        found.append(
+            min(known, key=rarity.get, default="other") if len(row) else "none"
         )
-    }
-    return np.array(
-        [
-            (
-                min((c for c in row if c in kept), key=kept.get, default="other")
-                if len(row)
-                else "none"
-            )
-            for row in categories
-        ],
-        dtype=object,
-    )
+    return np.array(found, dtype=object)
 
-
-# -> [(name, mask, colour, marker)], the rest in grey, largest first
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000012
 def _groups(labels, most=8):
-    labels = np.array([str(l) for l in labels], dtype=object)
-    order = [
-        l
-        for l, _ in sorted(Counter(labels).items(), key=lambda ln: (-ln[1], ln[0]))
-        if l not in ("other", "none")
-    ]
+    "Return (name, mask, colour, marker) of each group; the rest comes last, in grey."
+    labels = np.array([str(label) for label in labels], dtype=object)
+    frequency = Counter(labels)
+    order = sorted(frequency, key=lambda name: (-frequency[name], name))
+    order = [name for name in order if name not in ("other", "none")][:most]
     groups = [
-        (l, labels == l, COLOURS[n], MARKERS[n]) for n, l in enumerate(order[:most])
+        (name, labels == name, COLOURS[n], MARKERS[n]) for n, name in enumerate(order)
     ]
-    rest = ~np.isin(labels, order[:most])
-    return groups + (
-        [("none" if set(labels[rest]) == {"none"} else "other", rest, QUIET, ".")]
-        if rest.any()
-        else []
+    rest = ~np.isin(labels, order)
+    if rest.any():
+        name = "none" if set(labels[rest]) == {"none"} else "other"
+        groups.append((name, rest, QUIET, "."))
+    return groups
+
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000013
+def _draw_values(figure, axes, spaces, values, value_label, size):
+    "Draw dots coloured by a number, with one colour bar; return what they say."
+    values = np.asarray(values, dtype=float)
+    log = np.nanmin(values) > 0 and np.nanmax(values) > 50 * np.nanmin(values)
+    for ax, points in zip(axes, spaces):
+        dots = ax.scatter(
+            *points.T,
+            c=values,
+            s=size,
+            cmap="cividis",
+            norm="log" if log else None,
+            linewidths=0,
+        )
+    bar = figure.colorbar(
+        dots,
+        ax=list(axes),
+        label=plain(value_label) + (" (log scale)" if log else ""),
+        shrink=0.8,
+    )
+    bar.ax.tick_params(which="both", colors=INK, labelsize=9)
+    if log:
+        label_log_axis(bar.ax.yaxis)
+    return (
+        f", coloured by {value_label} from {np.nanmin(values):g} to"
+        f" {np.nanmax(values):g}"
     )
 
-# %% ../../nbs/9_interface/04_space_figures.ipynb #6b77f763
-# Dots in every panel, the fewer are shown the larger, one legend or colour bar for all
-# -> what the colours say
-def _paint(figure, axes, spaces, labels, values, value_label, shown=None):
-    n = len(spaces[0])
-    for name, given in ("labels", labels), ("values", values):
-        if given is not None and len(given) != n:
-            raise ConfigError(f"{n} points but {len(given)} {name}: give one for each.")
-    if labels is not None and values is not None:
-        raise ConfigError("colour by labels or by values, not by both.")
-    size = float(np.clip(9000 / max(n if shown is None else shown, 1), 3, 40))
-    for ax in axes:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(len(axes) > 1)
-    if values is not None:
-        values = np.asarray(values, dtype=float)
-        log = np.nanmin(values) > 0 and np.nanmax(values) > 50 * np.nanmin(values)
-        for ax, points in zip(axes, spaces):
-            dots = ax.scatter(
-                *points.T,
-                c=values,
-                s=size,
-                cmap="cividis",
-                norm="log" if log else None,
-                linewidths=0,
-            )
-        bar = figure.colorbar(
-            dots,
-            ax=list(axes),
-            label=plain(value_label) + (" (log scale)" if log else ""),
-            shrink=0.8,
-        )
-        bar.ax.tick_params(which="both", colors=INK, labelsize=9)
-        if log:
-            _log(bar.ax.yaxis)
-        return (
-            f", coloured by {value_label} from {np.nanmin(values):g} to"
-            f" {np.nanmax(values):g}"
-        )
-    if labels is None:
-        for ax, points in zip(axes, spaces):
-            ax.scatter(*points.T, s=size, color=COLOURS[0], linewidths=0)
-        return ""
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000014
+def _draw_groups(figure, axes, spaces, labels, size):
+    "Draw dots coloured by group, with one legend; return what they say."
     groups = _groups(labels)
     for ax, points in zip(axes, spaces):
         for name, mask, colour, marker in reversed(groups):
@@ -186,8 +168,59 @@ def _paint(figure, axes, spaces, labels, values, value_label, shown=None):
         f"{name} {mask.sum():,}" for name, mask, *_ in groups
     )
 
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000015
+def _check_colours(n, labels, values):
+    "Raise `ConfigError` if there is not one label or one value per point."
+    for name, given in ("labels", labels), ("values", values):
+        if given is not None and len(given) != n:
+            raise ConfigError(f"{n} points but {len(given)} {name}: give one for each.")
+    if labels is not None and values is not None:
+        raise ConfigError("colour by labels or by values, not by both.")
 
-@_styled
+
+def _paint(figure, axes, spaces, labels, values, value_label, shown=None):
+    """Draw dots in every panel, larger if few are shown; return what colours say.
+
+    All panels share one legend or one colour bar.
+    """
+    n = len(spaces[0])
+    _check_colours(n, labels, values)
+    size = float(np.clip(9000 / max(n if shown is None else shown, 1), 3, 40))
+    for ax in axes:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(len(axes) > 1)
+    if values is not None:
+        return _draw_values(figure, axes, spaces, values, value_label, size)
+    if labels is not None:
+        return _draw_groups(figure, axes, spaces, labels, size)
+    for ax, points in zip(axes, spaces):
+        ax.scatter(*points.T, s=size, color=COLOURS[0], linewidths=0)
+    return ""
+
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000017
+def _draw_rings(ax, points, highlight, titles, shown_points):
+    "Ring the points; write their titles so that none covers another."
+    ax.scatter(
+        *points[highlight].T, s=90, facecolors="none", edgecolors=INK, linewidths=1.4
+    )
+    if titles is None:
+        return
+    span = max(float(np.ptp(shown_points[:, 1])), 1e-9)
+    height, last = points[:, 1] / span * 290, -np.inf  # In points of print
+    for i in highlight[np.argsort(height[highlight], kind="stable")]:
+        last = max(height[i] + 5, last + 13)
+        ax.annotate(
+            plain(titles[i], 32),
+            points[i],
+            xytext=(9, last - height[i]),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=INK,
+            bbox={"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 1},
+        )
+
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000018
+@styled
 def plot_token_space(
     points: np.ndarray,  # (n, 2), as `project` gives them
     # A category per point; beyond eight, the rarer ones are one grey group
@@ -201,109 +234,81 @@ def plot_token_space(
     # (2, 2): left and bottom, right and top of what is shown; everything if `None`
     window: np.ndarray | None = None,
 ) -> Figure:
-    """Items in the plane, coloured by category or by a number.
+    """Draw items in the plane, coloured by category or by a number.
 
-    Raises `ConfigError` for lengths that do not fit.
+    Raise `ConfigError` for lengths that do not fit.
     """
-    points = _points("points", points)
+    points = check_points("points", points)
     if titles is not None and len(titles) != len(points):
         raise ConfigError(
             f"{len(points)} points but {len(titles)} titles: give one for each."
         )
-    figure, ((ax,),) = _figure(7, 4.6, grid=None)
-    shown = (
-        None
-        if window is None
-        else int(((points >= window[0]) & (points <= window[1])).all(1).sum())
-    )
+    figure, ((ax,),) = new_figure(7, 4.6, grid=None)
+    shown, corners = None, points
+    if window is not None:
+        inside = ((points >= window[0]) & (points <= window[1])).all(1)
+        shown, corners = int(inside.sum()), window
     about = _paint(figure, [ax], [points], labels, values, value_label, shown)
     if window is not None:
         ax.set(xlim=window[:, 0], ylim=window[:, 1])
     highlight = np.asarray(highlight, dtype=int)
-    ax.scatter(
-        *points[highlight].T, s=90, facecolors="none", edgecolors=INK, linewidths=1.4
+    _draw_rings(ax, points, highlight, titles, corners)
+    if titles is not None and len(highlight):
+        about += ". Ringed: " + ", ".join(str(titles[i]) for i in highlight)
+    return finish_figure(
+        figure, title, f"{len(points):,} items as dots in the plane{about}."
     )
-    if titles is not None:
-        # In points of print, so that no name covers another
-        height, last = (
-            points[:, 1]
-            / max(float(np.ptp((points if window is None else window)[:, 1])), 1e-9)
-            * 290,
-            -np.inf,
-        )
-        for i in highlight[np.argsort(height[highlight], kind="stable")]:
-            last = max(height[i] + 5, last + 13)
-            ax.annotate(
-                plain(titles[i], 32),
-                points[i],
-                xytext=(9, last - height[i]),
-                textcoords="offset points",
-                fontsize=8.5,
-                color=INK,
-                bbox={"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 1},
-            )
-        if len(highlight):
-            about += ". Ringed: " + ", ".join(str(titles[i]) for i in highlight)
-    return _finish(figure, title, f"{len(points):,} items as dots in the plane{about}.")
 
-# %% ../../nbs/9_interface/04_space_figures.ipynb #c0577e32
-def _spectrum(x):  # (n, d) -> shares of the principal variances, largest first
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000023
+def _spectrum(x):
+    "Return the shares of the principal variances of (n, d) vectors, largest first."
     s = np.square(np.linalg.svd(x - x.mean(0), compute_uv=False))
     return s / max(s.sum(), 1e-30)
 
-
-@_styled
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000024
+@styled
 def plot_spectrum(
     spaces: dict[str, np.ndarray],  # Name -> (n, d) vectors
     title: str = "How much of the space is used",
 ) -> Figure:
-    """Variance of each dimension, and the share of variance in the first principal
-    directions, with the effective rank.
+    """Draw the variance of each dimension and the share of the principal directions.
+
+    The legend has the effective rank.
     """
-    figure, ((left, right),) = _figure(7.5, 2.7 + 0.22 * len(spaces), 1, 2)
+    figure, ((left, right),) = new_figure(7.5, 2.7 + 0.22 * len(spaces), 1, 2)
     alt = []
     for n, (name, x) in enumerate(spaces.items()):
-        x = _points(name, x, None)
+        x = check_points(name, x, None)
         share = _spectrum(x)
         rank = float(np.exp(-(share[share > 0] * np.log(share[share > 0])).sum()))
+        text = f"effective rank {rank:.1f} of {x.shape[1]}"
         look = {"color": COLOURS[n % 8], "ls": LINES[n % 8]}
         left.plot(np.arange(1, x.shape[1] + 1), np.sort(x.var(0))[::-1], **look)
         right.plot(
             np.arange(1, len(share) + 1),
             100 * np.cumsum(share),
-            label=plain(f"{name} (effective rank {rank:.1f} of {x.shape[1]})", 90),
+            label=plain(f"{name} ({text})", 90),
             **look,
         )
-        alt.append(f"{name}: effective rank {rank:.1f} of {x.shape[1]}")
+        alt.append(f"{name}: {text}")
     left.set(xlabel="dimension, largest variance first", ylabel="variance")
     left.set_yscale("log")
-    _log(left.yaxis)
+    label_log_axis(left.yaxis)
     right.set(
         xlabel="principal directions", ylabel="share of variance (%)", ylim=(0, 102)
     )
-    figure.legend(
-        loc="outside lower center",
-        ncols=1 if len(spaces) > 2 or max(map(len, spaces)) > 20 else 2,
-    )
-    return _finish(
+    columns = 1 if len(spaces) > 2 or max(map(len, spaces)) > 20 else 2
+    figure.legend(loc="outside lower center", ncols=columns)
+    return finish_figure(
         figure,
         title,
         "Sorted variance per dimension, and cumulative share of variance by principal"
         " direction. " + "; ".join(alt) + ".",
     )
 
-# %% ../../nbs/9_interface/04_space_figures.ipynb #1a7db284
-@_styled
-def plot_code_usage(
-    codes: np.ndarray,  # (n, k) code of every item at each of k positions
-    sizes: int | Sequence[int],  # Size of the codebook (of each position)
-    title: str = "Use of the codebooks",
-) -> Figure:
-    """How often each code is used, sorted, one panel per position, with utilisation and
-    perplexity.
-
-    Raises `ConfigError` for a code outside its book.
-    """
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000027
+def _check_codes(codes, sizes):
+    "Return codes and the size of each codebook; raise `ConfigError` if they differ."
     codes = np.asarray(codes)
     if codes.ndim != 2 or codes.size == 0:
         raise ConfigError(
@@ -323,32 +328,45 @@ def plot_code_usage(
             f"codes between {codes.min()} and {codes.max()} at {codes.shape[1]}"
             f" positions do not fit codebooks of the sizes {sizes}."
         )
+    return codes, sizes
+
+
+def _draw_code_usage(ax, codes, size, position):
+    "Draw how often each code of one position is used; return what it says."
+    used = np.sort(np.bincount(codes, minlength=size))[::-1]
+    share = used[used > 0] / used.sum()
+    perplexity = np.exp(-(share * np.log(share)).sum())
+    text = f"{(used > 0).sum()} of {size} used, perplexity {perplexity:.0f}"
+    ax.fill_between(np.arange(1, size + 1), used, step="mid", color=COLOURS[0])
+    ax.axhline(len(codes) / size, color=COLOURS[3], ls="--", lw=1)
+    ax.set_title(f"position {position}\n{text}", fontsize=9.5)
+    ax.set_xlabel("code, most used first")
+    return f"position {position}: {text}"
+
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000028
+@styled
+def plot_code_usage(
+    codes: np.ndarray,  # (n, k) code of every item at each of k positions
+    sizes: int | Sequence[int],  # Size of the codebook (of each position)
+    title: str = "Use of the codebooks",
+) -> Figure:
+    """Draw how often each code is used, sorted, one panel per position.
+
+    Each panel has utilisation and perplexity. Raise `ConfigError` for a code outside
+    its codebook.
+    """
+    codes, sizes = _check_codes(codes, sizes)
     columns = min(len(sizes), 4)
-    figure, axes = _figure(
-        7.5,
-        2.7 * -(-len(sizes) // columns),
-        -(-len(sizes) // columns),
-        columns,
-        grid="y",
-        sharey=True,
-    )
-    alt = []
-    for n, (ax, size) in enumerate(zip(axes.flat, sizes)):
-        used = np.sort(np.bincount(codes[:, n], minlength=size))[::-1]
-        p = used[used > 0] / used.sum()
-        said = (
-            f"{(used > 0).sum()} of {size} used, perplexity"
-            f" {np.exp(-(p * np.log(p)).sum()):.0f}"
-        )
-        ax.fill_between(np.arange(1, size + 1), used, step="mid", color=COLOURS[0])
-        ax.axhline(len(codes) / size, color=COLOURS[3], ls="--", lw=1)
-        ax.set_title(f"position {n + 1}\n{said}", fontsize=9.5)
-        ax.set_xlabel("code, most used first")
-        alt.append(f"position {n + 1}: {said}")
+    rows = -(-len(sizes) // columns)
+    figure, axes = new_figure(7.5, 2.7 * rows, rows, columns, grid="y", sharey=True)
+    alt = [
+        _draw_code_usage(ax, codes[:, n], size, n + 1)
+        for n, (ax, size) in enumerate(zip(axes.flat, sizes))
+    ]
     for ax in axes.flat[len(sizes) :]:
         ax.set_axis_off()
     axes[0, 0].set_ylabel("items")
-    return _finish(
+    return finish_figure(
         figure,
         title,
         "Items per code, sorted; the dashed line is an even spread. "
@@ -356,8 +374,8 @@ def plot_code_usage(
         + ".",
     )
 
-# %% ../../nbs/9_interface/04_space_figures.ipynb #bedf6d00
-@_styled
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000031
+@styled
 def plot_spaces(
     spaces: dict[str, np.ndarray],  # Name -> (n, 2), the same rows in each
     labels: Sequence[str] | None = None,  # A category per row
@@ -366,11 +384,11 @@ def plot_spaces(
     columns: int = 3,  # Panels beside each other
     title: str = "",
 ) -> Figure:
-    """One panel per space, coloured alike.
+    """Draw one panel per space, all coloured alike.
 
-    Raises `ConfigError` where the spaces differ in their number of rows.
+    Raise `ConfigError` if the spaces differ in their number of rows.
     """
-    points = [_points(name, x) for name, x in spaces.items()]
+    points = [check_points(name, x) for name, x in spaces.items()]
     if len({len(p) for p in points}) != 1:
         raise ConfigError(
             "the spaces must have the same rows, not"
@@ -378,7 +396,7 @@ def plot_spaces(
         )
     columns = min(columns, len(points))
     rows = -(-len(points) // columns)
-    figure, axes = _figure(7.5, 0.5 + 2.5 * rows, rows, columns, grid=None)
+    figure, axes = new_figure(7.5, 0.5 + 2.5 * rows, rows, columns, grid=None)
     about = _paint(
         figure, axes.flat[: len(points)], points, labels, values, value_label
     )
@@ -388,15 +406,16 @@ def plot_spaces(
         )
     for ax in axes.flat[len(points) :]:
         ax.set_axis_off()
-    return _finish(
+    return finish_figure(
         figure,
         title,
         f"The same {len(points[0]):,} rows as dots in {len(points)} panels"
         f" ({'; '.join(' '.join(n.split()) for n in spaces)}){about}.",
     )
 
-
-def _tokens(tokenizer, e):  # -> (n, k, d)
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000032
+def _tokens(tokenizer, e):
+    "Return the (n, k, d) tokens of vectors."
     with torch.no_grad():
         return tokenizer.encode(as_rows(e, tokenizer.mean)).cpu().numpy()
 
@@ -408,20 +427,15 @@ def plot_token_sets(
     title: str = "Every encoder's tokens, and their mean",
     **paint,  # `labels`, or `values` and `value_label`, as in `plot_spaces`
 ) -> Figure:
-    "A map of the mean token, and one of each of the K sets of tokens."
+    "Draw a map of the mean token, and one of each of the K sets of tokens."
     z = _tokens(tokenizer, e)
-    sets = (
-        {f"token {k + 1} of {z.shape[1]}": z[:, k] for k in range(z.shape[1])}
-        if z.shape[1] > 1
-        else {}
-    )
-    return plot_spaces(
-        {name: project(x, method) for name, x in ({"mean": z.mean(1)} | sets).items()},
-        title=title,
-        **paint,
-    )
+    spaces = {"mean": z.mean(1)}
+    if z.shape[1] > 1:
+        spaces |= {f"token {k + 1} of {z.shape[1]}": z[:, k] for k in range(z.shape[1])}
+    maps = {name: project(x, method) for name, x in spaces.items()}
+    return plot_spaces(maps, title=title, **paint)
 
-
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000033
 def plot_tokenizers(
     tokenizers: dict[str, Tokenizer],  # Name -> fitted
     e: np.ndarray,  # (n, d_in) vectors that all of them read
@@ -429,7 +443,7 @@ def plot_tokenizers(
     title: str = "Token spaces side by side",
     **paint,  # As in `plot_token_sets`
 ) -> Figure:
-    "A map of the mean tokens of each tokenizer, with effective rank and mean cosine."
+    "Draw a map of the mean tokens of each tokenizer, with two numbers that it hides."
     spaces = {}
     for name, tokenizer in tokenizers.items():
         z = torch.from_numpy(_tokens(tokenizer, e).mean(1))
@@ -439,8 +453,46 @@ def plot_tokenizers(
         ] = project(z.numpy(), method)
     return plot_spaces(spaces, title=title, **paint)
 
-# %% ../../nbs/9_interface/04_space_figures.ipynb #2f89c8a8
-@_styled
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000036
+def _draw_codebooks(ax, codes, size):
+    "Draw how often each code of (n, k) codes is used, one line per codebook."
+    for n, column in enumerate(codes.T):
+        ax.plot(
+            np.arange(1, size + 1),
+            np.sort(np.bincount(column, minlength=size))[::-1],
+            drawstyle="steps-mid",
+            color=COLOURS[n % 8],
+            ls=LINES[n % 8],
+            label=f"codebook {n + 1}",
+        )
+    ax.axhline(len(codes) / size, color=QUIET, lw=1)
+    ax.set(xlabel="code, most used first", ylabel="items")
+    ax.set_title("use of the codes", fontsize=9.5)
+    if codes.shape[1] > 1:
+        ax.legend()
+
+
+def _draw_means(ax, name, tokenizer, e, method, colour):
+    "Draw the map of the mean tokens; return the share that is not alone, as text."
+    mean = _tokens(tokenizer, e).mean(1)
+    _, group, size = np.unique(
+        mean.round(5), axis=0, return_inverse=True, return_counts=True
+    )
+    shared = 100 * (size[group.ravel()] > 1).mean()
+    text = f"{name}: {shared:.0f}% share their point"
+    ax.scatter(
+        *project(mean, method).T,
+        s=float(np.clip(5000 / len(mean), 3, 30)),
+        color=colour,
+        alpha=0.6,
+        linewidths=0,
+    )
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(text, fontsize=9.5)
+    return text
+
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000037
+@styled
 def plot_discrete(
     discrete: Tokenizer,  # Fitted, with codes
     continuous: Tokenizer,  # Fitted on the same vectors
@@ -448,10 +500,11 @@ def plot_discrete(
     method: str = "umap",  # Of the two maps, see `project`
     title: str = "Codes beside continuous tokens",
 ) -> Figure:
-    """Histogram of code usage, and the maps of both tokenizers with the share of items
-    that share their point.
+    """Draw the use of the codes, and the maps of both tokenizers.
 
-    Raises `ConfigError` for a tokenizer without codes.
+    Above each map stands how many items share their point with another.
+
+    Raise `ConfigError` for a tokenizer without codes.
     """
     if not hasattr(discrete, "codes"):
         raise ConfigError(
@@ -459,58 +512,21 @@ def plot_discrete(
             " the continuous tokenizer."
         )
     codes = discrete.codes(as_rows(e, discrete.mean)).cpu().numpy()
-    figure, axes = _figure(7.5, 2.8, 1, 3, grid=None)
-    ax = axes[0, 0]
-    for n, column in enumerate(codes.T):
-        ax.plot(
-            np.arange(1, discrete.size + 1),
-            np.sort(np.bincount(column, minlength=discrete.size))[::-1],
-            drawstyle="steps-mid",
-            color=COLOURS[n % 8],
-            ls=LINES[n % 8],
-            label=f"codebook {n + 1}",
-        )
-    ax.axhline(len(codes) / discrete.size, color=QUIET, lw=1)
-    ax.set(xlabel="code, most used first", ylabel="items")
-    ax.set_title("use of the codes", fontsize=9.5)
-    if codes.shape[1] > 1:
-        ax.legend()
-    alt = []
-    for ax, name, tokenizer, colour in (
-        (axes[0, 1], "discrete", discrete, COLOURS[3]),
-        (
-            axes[0, 2],
-            "continuous",
-            continuous,
-            COLOURS[0],
-        ),
-    ):
-        mean = _tokens(tokenizer, e).mean(1)
-        _, group, size = np.unique(
-            mean.round(5), axis=0, return_inverse=True, return_counts=True
-        )
-        said = (
-            f"{name}: {100 * (size[group.ravel()] > 1).mean():.0f}% share their point"
-        )
-        ax.scatter(
-            *project(mean, method).T,
-            s=float(np.clip(5000 / len(mean), 3, 30)),
-            color=colour,
-            alpha=0.6,
-            linewidths=0,
-        )
-        ax.set(xticks=[], yticks=[])
-        ax.set_title(said, fontsize=9.5)
-        alt.append(said)
-    return _finish(
+    figure, axes = new_figure(7.5, 2.8, 1, 3, grid=None)
+    _draw_codebooks(axes[0, 0], codes, discrete.size)
+    alt = [
+        _draw_means(axes[0, 1], "discrete", discrete, e, method, COLOURS[3]),
+        _draw_means(axes[0, 2], "continuous", continuous, e, method, COLOURS[0]),
+    ]
+    return finish_figure(
         figure,
         title,
         "Left, items per code, sorted; the thin line is an even spread. Middle and"
         f" right, {len(codes):,} items in the plane. {'; '.join(alt)}.",
     )
 
-# %% ../../nbs/9_interface/04_space_figures.ipynb #ed450e3f
-@_styled
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000040
+@styled
 def plot_survival(
     tokenizers: dict[str, Tokenizer],  # Name -> fitted
     e: np.ndarray,  # (n, d_in) vectors that all of them read
@@ -518,10 +534,11 @@ def plot_survival(
     shakes: Sequence[float] = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3),
     title: str = "How much shaking a token survives",
 ) -> Figure:
-    """Share of rows that are found again when their mean token is shaken and decoded,
-    see `contrec.tokenizer.diagnostics.survival`.
+    """Draw the share of rows that are found again after noise on their mean token.
+
+    See `contrec.tokenizer.diagnostics.survival`.
     """
-    figure, ((ax,),) = _figure(6, 3)
+    figure, ((ax,),) = new_figure(6, 3)
     alt = []
     for n, (name, tokenizer) in enumerate(tokenizers.items()):
         shares = [
@@ -543,9 +560,9 @@ def plot_survival(
         ylim=(0, 102),
     )
     ax.legend()
-    return _finish(figure, title, "; ".join(alt) + ".")
+    return finish_figure(figure, title, "; ".join(alt) + ".")
 
-
+# %% ../../nbs/9_interface/04_space_figures.ipynb #00000043
 def plot_walk(
     tokenizer: Tokenizer,  # Fitted
     e: np.ndarray,  # (n, d_in) vectors of all items
@@ -555,9 +572,9 @@ def plot_walk(
     steps: int = 41,  # Points on the way
     title: str = "Between two items",
 ) -> Figure:
-    """The straight line between two mean tokens, decoded.
+    """Draw the straight line between two mean tokens, decoded.
 
-    How similar each point is to both ends, and which item is nearest.
+    The figure shows how similar each point is to both ends, and which item is nearest.
     """
     if len(titles) != len(e):
         raise ConfigError(f"{len(e)} rows but {len(titles)} titles: give one for each.")

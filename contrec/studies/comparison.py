@@ -34,19 +34,19 @@ from .runner import side_by_side, study_folder
 from contrec.studies.systems import (
     FUSED,
     SYSTEMS,
-    _known,
-    _parts,
+    _check_names,
+    _parts_of,
     count_parameters,
     make,
 )
 from contrec.studies.tuning import (
-    _fit,
+    _checkpoint_folder,
+    _fit_with_checkpoints,
+    _needs_trial,
     _read_search,
+    _run_trial,
+    _search_path,
     _training_lock,
-    _trial,
-    _tried,
-    _tuned_path,
-    _work,
     search_of,
     settings_of,
     split_of,
@@ -67,7 +67,7 @@ class Job(NamedTuple):
     device: str | None = None  # As in `make`
 
     def config(self, system: str) -> dict:
-        "All settings behind a record."
+        "Return all settings behind a record."
         if system not in FUSED:
             return settings_of(self.dataset, system, self.folder)
         return {
@@ -75,7 +75,7 @@ class Job(NamedTuple):
         } | {"weights": list(FUSED[system].values())}
 
     def missing(self) -> list[str]:
-        "The systems that have no record with these settings on this split."
+        "List the systems that have no record with these settings on this split."
         split = split_of(self.dataset, self.ties)
         return [
             s
@@ -84,8 +84,8 @@ class Job(NamedTuple):
         ]
 
 
-def _weights(recommender):
-    "The weight of every part of a fusion but the first."
+def _fusion_weights(recommender):
+    "Return the weight of every part of a fusion but the first."
     if not isinstance(recommender, Fused):
         return {}
     return {
@@ -94,8 +94,8 @@ def _weights(recommender):
     }
 
 
-def _sum(costs):
-    "What several trainings cost one after the other."
+def _total_cost(costs):
+    "Add up what several trainings cost."
     peaks, devices = (
         [c.peak_mb for c in costs],
         dict.fromkeys(d for c in costs for d in c.device.split(", ")),
@@ -107,7 +107,7 @@ def _sum(costs):
     )
 
 
-def _record(job, system, recommender, cost):
+def _write_job_record(job, system, recommender, cost):
     split = split_of(job.dataset, job.ties)
     test, valid = (
         replace(evaluate(recommender, split, part), system=system)
@@ -116,7 +116,7 @@ def _record(job, system, recommender, cost):
     beyond = (
         beyond_accuracy(test, split)
         | {"valid NDCG@10": valid.metrics["NDCG@10"]}
-        | _weights(recommender)
+        | _fusion_weights(recommender)
     )
     return write_record(
         job.folder,
@@ -140,12 +140,14 @@ def run_job(
     if not missing:
         return None
     split = split_of(job.dataset, job.ties)
-    work = _work(job.folder, split, job.base, job.config(job.base), job.seed)
+    work = _checkpoint_folder(
+        job.folder, split, job.base, job.config(job.base), job.seed
+    )
 
     @cache
     def fitted(part):  # once, however many of the records need it
         own = settings_of(job.dataset, part, job.folder)
-        return _fit(
+        return _fit_with_checkpoints(
             make(part, own, job.seed, job.device),
             split,
             work if part == job.base else work / part,
@@ -153,18 +155,18 @@ def run_job(
 
     try:
         for system in missing:
-            parts, costs = zip(*(fitted(part) for part in _parts(system)))
+            parts, costs = zip(*(fitted(part) for part in _parts_of(system)))
             with measured() as fusing:
                 recommender = (
                     Fused(*parts, start=tuple(FUSED[system].values())).fit(split)
                     if system in FUSED
                     else parts[0]
                 )
-            _record(
+            _write_job_record(
                 job,
                 system,
                 recommender,
-                _sum([*costs, fusing] if system in FUSED else costs),
+                _total_cost([*costs, fusing] if system in FUSED else costs),
             )
     except (MemoryBudgetError, TrainingError) as error:
         return f"{split.name}, {job.base}, seed {job.seed}: {error}"
@@ -181,10 +183,10 @@ def jobs_of(
     device: str | None = None,
     # Data set by data set, seed by seed: a comparison that is stopped has whole seeds
 ) -> list[Job]:
-    "What has to be trained: every base once, whatever is fused with it."
+    "List what must be trained: every base once, with all that is fused with it."
     wanted = {}
     for system in systems:
-        wanted.setdefault(_parts(system)[0], []).append(system)
+        wanted.setdefault(_parts_of(system)[0], []).append(system)
     jobs = [
         Job(d, ties, base, tuple(some), s, str(folder), device)
         for d in datasets
@@ -194,7 +196,7 @@ def jobs_of(
     return sorted(jobs, key=lambda job: (list(datasets).index(job.dataset), job.seed))
 
 
-def _forget(job):
+def _remove_leftovers(job):
     "Remove what a killed process left of trainings whose records are kept."
     name = f"{split_of(job.dataset, job.ties).name}--{job.base}--{job.seed}--"
     for work in (Path(job.folder) / "unfinished").glob(f"{glob.escape(name)}*"):
@@ -212,7 +214,7 @@ def _run_missing(jobs, workers, report):
     todo = [job for job in jobs if job.missing()]
     for job in jobs:
         if job not in todo:
-            _forget(job)
+            _remove_leftovers(job)
     report(
         f"{len(jobs) - len(todo)} of {len(jobs)} trainings are kept from before,"
         f" {len(todo)} to do"
@@ -226,7 +228,7 @@ def _run_missing(jobs, workers, report):
         )
 
 
-def run_comparison(
+def run_comparison(  # noqa: PLR0913 - the options of `contrec compare`
     datasets: Sequence[str],  # Names of `contrec.data.datasets`
     systems: Sequence[str],  # Keys of `SYSTEMS` and `FUSED`
     seeds: Sequence[int] = (0,),  # Of what is random; the rest runs once
@@ -246,7 +248,7 @@ def run_comparison(
     trained, and `TrainingError` at the end where some trainings failed.
     """
     datasets, systems, seeds = list(datasets), list(systems), [int(s) for s in seeds]
-    _known(systems, "system", [*SYSTEMS, *FUSED])
+    _check_names(systems, "system", [*SYSTEMS, *FUSED])
     if not datasets or len(set(datasets)) < len(datasets):
         raise ConfigError("data sets must be different names, at least one.")
     if not seeds or len(set(seeds)) < len(seeds):
@@ -275,10 +277,10 @@ def run_comparison(
 
 def _is_current(folder, dataset, system):
     "Whether a kept search tried what it would try today."
-    found = _read_search(_tuned_path(folder, dataset, system))
+    found = _read_search(_search_path(folder, dataset, system))
     like = found.get("like", [])
     # nothing to hold it against
-    if not all(_tuned_path(folder, d, system).exists() for d in like):
+    if not all(_search_path(folder, d, system).exists() for d in like):
         return True
     return (
         [t["settings"] for t in found.get("trials", [])] or [found["chosen"]]
@@ -291,12 +293,12 @@ def _tune_all(datasets, systems, folder, workers, like, device, report):
 
     All trials of all of them side by side.
     """
-    parts = list(dict.fromkeys(part for s in systems for part in _parts(s)))
+    parts = list(dict.fromkeys(part for s in systems for part in _parts_of(s)))
     kept = {
         (d, p): _is_current(folder, d, p)
         for d in datasets
         for p in parts
-        if SYSTEMS[p].search and _tuned_path(folder, d, p).exists()
+        if SYSTEMS[p].search and _search_path(folder, d, p).exists()
     }
     for (d, p), current in kept.items():
         if not current:
@@ -310,7 +312,7 @@ def _tune_all(datasets, systems, folder, workers, like, device, report):
         for p in parts
         if SYSTEMS[p].search and not kept.get((d, p))
     ]
-    tried = {p: _tried(search_of(p, folder, like)) for _, p in todo}
+    tried = {p: _needs_trial(search_of(p, folder, like)) for _, p in todo}
     trials = [
         (d, p, settings, str(folder), device) for d, p in todo for settings in tried[p]
     ]
@@ -319,6 +321,6 @@ def _tune_all(datasets, systems, folder, workers, like, device, report):
             f"tuning: {len(trials)} trials for"
             f" {', '.join(f'{p} on {d}' for d, p in todo)}"
         )
-    found = iter(side_by_side(_trial, trials, workers, "tuning"))
+    found = iter(side_by_side(_run_trial, trials, workers, "tuning"))
     for d, p in todo:
         tune(d, p, folder, list(itertools.islice(found, len(tried[p]))), like)

@@ -78,12 +78,13 @@ class DreamRec(Trained):
 
     name = "DreamRec"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings of the paper and of the kit
         self,
         # `trained` with the rest, as in the paper; or `sasrec`: of a SASRec trained
         # beforehand, standardised and frozen
         items: str = "trained",
-        T: int = 200,  # Noise levels, and steps of the generation
+        # Noise levels, and steps of the generation; the paper's name
+        T: int = 200,  # noqa: N803
         guidance: float = 2.0,  # w
         width: int = 64,  # Of vectors and states
         # Of the encoder, as in `SASRec`
@@ -160,7 +161,7 @@ class DreamRec(Trained):
         )
 
     def loss(self, batch: torch.Tensor) -> DiffusionLoss:
-        "Mean squared error of the estimate of the next item's vector, at every place."
+        "Compute the squared error of the next item's estimated vector, at every place."
         target = batch[:, 1:]
         real = target >= 0
         return self.model.diffusion.loss(
@@ -169,7 +170,7 @@ class DreamRec(Trained):
         )
 
     def counts(self, rows: torch.Tensor) -> torch.Tensor:  # (rows,)
-        "Steps from one item to the next."
+        "Count the steps from one item to the next."
         return steps_of(rows)
 
     @torch.no_grad()
@@ -177,7 +178,7 @@ class DreamRec(Trained):
         self,
         histories: Ragged,  # Item numbers
     ) -> torch.Tensor:  # (n, width)
-        "One vector per history, by all T ancestral steps."
+        "Generate one vector per history, by all T ancestral steps."
         self.model.eval()
         ids, key = (
             torch.as_tensor(
@@ -187,7 +188,11 @@ class DreamRec(Trained):
         )
         c, diffusion = last_state(self.model.encoder(ids), ids), self.model.diffusion
         generator = torch.Generator().manual_seed(self.seed)
-        noise = lambda: torch.randn(NOISES, self.width, generator=generator)[key].to(c)
+
+        def noise():
+            drawn = torch.randn(NOISES, self.width, generator=generator)
+            return drawn[key].to(c)
+
         times, abar, x = (
             diffusion.schedule.times(self.T),
             diffusion.schedule.abar.double().cpu(),
@@ -208,5 +213,5 @@ class DreamRec(Trained):
         return x
 
     def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-        "Inner products of the generated vector with the items'."
+        "Multiply the generated vector with those of the items."
         return (self.generate(histories) @ self.model.vectors.detach().T).cpu().numpy()

@@ -25,10 +25,10 @@ from ..ranking.evaluation import evaluate
 from ..ranking.linear import EASE, ItemKNN
 from ..ranking.metrics import per_user, top_k
 from ..ranking.records import measured
+from ..recommender.cold_start import cold_start, hold_out_items
 from ..recommender.config import preset
 from ..recommender.contrec import ContRec
-from ..recommender.new_items import cold_start, hold_out_items
-from ..recommender.text_scores import hear, text_accuracy
+from ..recommender.text_effect import score_both, text_accuracy
 from ..retrieval.fusion import choose_weight, fuse
 from ..retrieval.rank_fusion import Fused
 from ..tokenizer.diagnostics import diagnose, survival
@@ -191,7 +191,7 @@ def text_run(
         )
     began, mine = time.process_time(), [r["stage"] == "recommender" for r in rows]
     speaking = model.with_decoding(text_score=score, text_weight=0.0)
-    valid, test = hear(speaking, split, "valid"), hear(speaking, split)
+    valid, test = score_both(speaking, split, "valid"), score_both(speaking, split)
     weight = choose_weight(
         valid.latent, valid.text, split.valid, split.histories("valid")
     ).weight
@@ -244,7 +244,7 @@ def cold_run(
     # `dataset`, `preset`; all else are settings of `contrec.recommender.config.Config`
     config: Mapping,
     seed: int,  # Of everything random in training, and which items are taken out
-    # The columns of `contrec.recommender.new_items.cold_start`, each after the name of
+    # The columns of `contrec.recommender.cold_start.cold_start`, each after the name of
     # its system; `items` and `moments`, how many there were
 ) -> dict[str, float]:
     "Train ContRec once without a tenth of the items, and ask for them."

@@ -26,9 +26,9 @@ from ..tokenizer.embeddings import LightGCN, history_vectors
 
 # %% ../../nbs/8_studies/01_factor_models.ipynb #92af035e
 class Trained(Recommender):
-    "A recommender around a torch module; a subclass gives `build`, `loss` and `_score`."
+    "A recommender with a torch module; a subclass gives `build`, `loss`, `_score`."
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what any training can be told
         self,
         lr: float = 1e-3,  # Of AdamW
         weight_decay: float = 0.0,  # Of AdamW
@@ -59,11 +59,11 @@ class Trained(Recommender):
         self.accumulate = accumulate
 
     def build(self, split: Split) -> tuple[nn.Module, torch.Tensor]:
-        "The untrained module, and the training rows, a tensor (rows, ...)."
+        "Return the untrained module, and the training rows, a tensor (rows, ...)."
         raise NotImplementedError
 
     def loss(self, batch: torch.Tensor) -> SequenceLoss:
-        "What some of the training rows cost; a named tuple with a field `total`."
+        "Compute the loss of some training rows; a named tuple with a field `total`."
         raise NotImplementedError
 
     def counts(self, rows: torch.Tensor) -> torch.Tensor | None:  # (rows,)
@@ -74,7 +74,7 @@ class Trained(Recommender):
         return None
 
     def fit(self, split: Split, log: Callable[[dict], None] | None = None) -> "Trained":
-        "Train; the weights with the best validation NDCG@10 stay."
+        "Train, and keep the weights with the best validation NDCG@10."
         self.split = split
         with seeded(self.seed):
             model, rows = self.build(split)
@@ -89,9 +89,11 @@ class Trained(Recommender):
             split.histories("valid"),
             np.arange(split.n_users),
         )
-        validate = lambda: per_user(
-            self.rank(histories, 10, users).ids, split.valid, (10,)
-        )["NDCG@10"].mean()
+
+        def validate():
+            ids = self.rank(histories, 10, users).ids
+            return per_user(ids, split.valid, (10,))["NDCG@10"].mean()
+
         self.log = train(
             self.model,
             lambda n: self.loss(rows[n.to(rows.device)]),
@@ -114,10 +116,9 @@ class Trained(Recommender):
 
 # %% ../../nbs/8_studies/01_factor_models.ipynb #ecb7393d
 class BPR(Trained):
-    """Matrix factorisation, trained to put a seen item above an unseen one (Rendle et
-    al.
+    """Matrix factorisation that puts a seen item above an unseen one.
 
-    2009).
+    After Rendle et al. (2009).
     """
 
     name = "BPR"
@@ -136,12 +137,12 @@ class BPR(Trained):
         self.width, self.layers, self.norm = width, layers, norm
 
     def build(self, split: Split) -> tuple[nn.Module, torch.Tensor]:
-        "Vectors, and the numbers of the interactions."
+        "Return the vectors' module, and the numbers of the interactions."
         model = LightGCN(split.train_matrix(), self.width, self.layers, self.norm)
         return model, torch.arange(model.pairs.shape[1])
 
     def loss(self, batch: torch.Tensor):
-        "BPR with one negative each, drawn among what the user does not have."
+        "Compute BPR with one negative each, drawn among what the user does not have."
         return self.model.loss(batch)
 
     def fit(self, split: Split, log: Callable[[dict], None] | None = None) -> "BPR":
@@ -159,8 +160,9 @@ class BPR(Trained):
 
     @torch.no_grad()
     def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-        """Inner products of the user's vector, or of what the history says that it
-        would be, with the items.
+        """Multiply the user's vector with those of the items.
+
+        For an unknown user the vector is predicted from the history.
         """
         vectors, items = (x.cpu().numpy() for x in self.model.propagate())
         known = (

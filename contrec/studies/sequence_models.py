@@ -48,7 +48,7 @@ class GRUEncoder(nn.Module):
 
     # (b, n) item numbers, -1 on the right where a row has ended -> (b, n, width)
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        "The hidden state at every place."
+        "Compute the hidden state at every place."
         x = (
             self.items(ids.clamp_min(0))
             * (ids >= 0)[..., None]
@@ -82,13 +82,13 @@ class GRU4Rec(Trained):
         )
 
     def build(self, split: Split) -> tuple[nn.Module, torch.Tensor]:
-        "The encoder, and every step of every history, once."
+        "Return the encoder, and every step of every history, once."
         return GRUEncoder(
             split.n_items, self.width, self.layers, self.dropout
         ), torch.as_tensor(windows(split.train, self.length))
 
     def loss(self, batch: torch.Tensor) -> SequenceLoss:
-        "Cross-entropy of the next item, over all items."
+        "Compute the cross-entropy of the next item, over all items."
         target = batch[:, 1:]
         real = target >= 0
         return SequenceLoss(
@@ -99,12 +99,12 @@ class GRU4Rec(Trained):
         )
 
     def counts(self, rows: torch.Tensor) -> torch.Tensor:  # (rows,)
-        "Steps from one item to the next."
+        "Count the steps from one item to the next."
         return steps_of(rows)
 
     @torch.no_grad()
     def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-        "Inner products of the last state with the items."
+        "Multiply the last state with the vectors of the items."
         self.model.eval()
         ids = torch.as_tensor(
             histories.pad(longest(histories, self.length)), device=self.device
@@ -155,7 +155,7 @@ class ClozeEncoder(nn.Module):
 
     # (b, n) item numbers, -1 on the left where a row has not begun -> (b, n, width)
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        "The hidden state at every place, made from all places."
+        "Compute the hidden state at every place from all places."
         x = (
             self.items(ids.clamp_min(0)) * self.items.embedding_dim**0.5
             + self.positions.weight[-ids.shape[1] :]
@@ -167,14 +167,14 @@ class ClozeEncoder(nn.Module):
 
     # (p, width) -> (p, n_items)
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        "Scores of all items at some places."
+        "Compute the scores of all items at some places."
         return hidden @ self.items.weight[:-1].T + self.bias
 
 # %% ../../nbs/8_studies/02_sequence_models.ipynb #e597e8fb
 class BERT4Rec(Trained):
-    """A transformer that looks both ways and learns to guess hidden items (Sun et al.
+    """A transformer that looks both ways and learns to guess hidden items.
 
-    2019).
+    After Sun et al. (2019).
     """
 
     name = "BERT4Rec"
@@ -216,7 +216,7 @@ class BERT4Rec(Trained):
         ) = (width, layers, heads, dropout, length, hidden, last)
 
     def build(self, split: Split) -> tuple[nn.Module, torch.Tensor]:
-        "The encoder, and the windows, their padding moved to the left."
+        "Return the encoder, and the windows with their padding on the left."
         ids = torch.as_tensor(windows(split.train, self.length - 1))
         ids = ids.gather(1, (ids >= 0).long().argsort(dim=1, stable=True))
         return (
@@ -233,7 +233,7 @@ class BERT4Rec(Trained):
 
     # (b, n) bool, at least one true per row
     def hide(self, ids: torch.Tensor) -> torch.Tensor:
-        "Which places of a batch are hidden, drawn afresh."
+        "Draw which places of a batch are hidden."
         gaps = (ids >= 0) & (torch.rand(ids.shape, device=ids.device) < self.hidden)
         only_last = ~gaps.any(1) | (torch.rand(len(ids), device=ids.device) < self.last)
         gaps[only_last] = False
@@ -241,7 +241,7 @@ class BERT4Rec(Trained):
         return gaps
 
     def loss(self, batch: torch.Tensor) -> SequenceLoss:
-        """Cross-entropy of the hidden items, over all items.
+        """Compute the cross-entropy of the hidden items, over all items.
 
         How many are hidden is drawn here, so parts of a step are weighted by their
         rows.
@@ -253,7 +253,7 @@ class BERT4Rec(Trained):
 
     @torch.no_grad()
     def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-        "What it guesses for a hidden place behind the history."
+        "Compute what it guesses for a hidden place behind the history."
         self.model.eval()
         ids = torch.as_tensor(
             histories.pad(longest(histories, self.length - 1), side="left"),

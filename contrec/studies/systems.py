@@ -47,9 +47,10 @@ class System(NamedTuple):
 
 
 def product(**values: Sequence) -> list[dict]:
-    """All combinations: `product(a=(1, 2), b=(3,))` is `[{'a': 1, 'b': 3}, {'a'.
+    """List all combinations of some values.
 
-    2, 'b': 3}]`; `__` in a name stands for a dot.
+    `product(a=(1, 2), b=(3,))` gives `[{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]`. In a name
+    `__` stands for a dot.
     """
     names = [name.replace("__", ".") for name in values]
     return [
@@ -59,6 +60,7 @@ def product(**values: Sequence) -> list[dict]:
 
 
 def _contrec(name, seed, device=None, **settings):
+    "Make ContRec from a preset with changes."
     return ContRec(preset(name, **nested(settings), seed=seed), device)
 
 # %% ../../nbs/8_studies/10_systems.ipynb #dace7dd2
@@ -206,11 +208,12 @@ FUSED = {  # Parts, and the weight that each has unless validation is sure of an
 }
 
 # %% ../../nbs/8_studies/10_systems.ipynb #4d707cbf
-def _parts(system):
+def _parts_of(system):
+    "Return the parts of a fusion; a single system is its own part."
     return tuple(FUSED.get(system, (system,)))
 
 
-def _known(names, what, known):
+def _check_names(names, what, known):
     "Refuse an unknown name, or one that is there twice."
     for n, name in enumerate(names):
         if name not in known:
@@ -235,8 +238,8 @@ def make(
     # Where a network trains, see `device_of`; the rest stays on the processor
     device: str | None = None,
 ) -> Recommender:  # Not fitted
-    "A system by its name; raises `ConfigError` for an unknown name or setting."
-    _known([system], "system", list(SYSTEMS))
+    "Make a system by its name; raises `ConfigError` for an unknown name or setting."
+    _check_names([system], "system", list(SYSTEMS))
     found = SYSTEMS[system]
     try:
         return found.make(
@@ -254,9 +257,9 @@ def make(
 def count_parameters(
     recommender: Recommender,  # Fitted
 ) -> int:
-    """How many numbers a fitted system holds to do its work.
+    """Count the numbers that a fitted system holds to do its work.
 
-    Weights, vectors, similarities, counts.
+    Weights, vectors, similarities and counts.
     """
     total = 0
     for value in vars(recommender).values():

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..foundations.errors import ConfigError
 from ..ranking.evaluation import compare
-from .systems import FUSED, _parts
+from .systems import FUSED, _parts_of
 from .tuning import TIES, _read_search
 
 # %% ../../nbs/8_studies/13_tables.ipynb #14d73ed8
@@ -30,25 +30,72 @@ OWN_SYSTEMS = (
 )
 
 
-def _shuffled(records):
+def _shuffled(
+    records,  # A column `dataset`
+):
+    "Tell which records are of data with shuffled ties."
     return records["dataset"].str.endswith(TIES["random"])
 
 
-def _controls(system, ours):
-    "Fusions with the same priors around another first part, or around none."
-    priors = set(_parts(system)[1:])
+def _controls(
+    system,  # A fusion
+    ours,  # Systems that are no control
+):
+    "List fusions with the same priors around another first part, or around none."
+    priors = set(_parts_of(system)[1:])
+    if not priors:
+        return []
+    others = [name for name in FUSED if name not in ours]
     return [
-        s
-        for s in FUSED
-        if s not in ours and priors and priors in (set(_parts(s)), set(_parts(s)[1:]))
+        name
+        for name in others
+        if priors in (set(_parts_of(name)), set(_parts_of(name)[1:]))
     ]
+
+# %% ../../nbs/8_studies/13_tables.ipynb #a5e40002
+def _means_with_shuffled_ties(records, metric):
+    """Average a metric over the seeds of runs with shuffled ties.
+
+    Only runs with the same settings as one without shuffled ties count.
+    """
+    shuffled = _shuffled(records)
+    key = ["dataset", "system", "config_hash"]
+    names = records.loc[shuffled, "dataset"].str.removesuffix(TIES["random"])
+    same_settings = (
+        records[shuffled]
+        .assign(dataset=names)
+        .merge(records.loc[~shuffled, key].drop_duplicates(), on=key)
+    )
+    return same_settings.groupby(["dataset", "system"])[metric].mean()
+
+
+_ORDER = [  # Columns of `comparison_table`; `metric` stands for the one that sorts
+    "dataset",
+    "system",
+    "seeds",
+    "HR@10",
+    "metric",
+    "low",
+    "high",
+    "sd over seeds",
+    "ties shuffled",
+    "seconds",
+    "users_per_second",
+    "parameters",
+    "peak_mb",
+    "device",
+]
 
 
 def comparison_table(
     records: pd.DataFrame,  # From `read_records` or `run_comparison`
     metric: str = "NDCG@10",  # What is sorted by
 ) -> pd.DataFrame:  # One row per data set and system, best first
-    "Quality with its interval over users, the same with ties shuffled, and the costs."
+    """Tabulate quality with its interval over users, and the costs.
+
+    A column tells the quality with shuffled ties, if there are such records. Raises
+    `ConfigError` if there are no others.
+    """
     shuffled = _shuffled(records)
     if shuffled.all():
         raise ConfigError(
@@ -57,90 +104,74 @@ def comparison_table(
         )
     table = compare(records[~shuffled], metric)
     if shuffled.any():
-        # Other settings are another row, not this one's ties
-        key = ["dataset", "system", "config_hash"]
-        other = (
-            records[shuffled]
-            .assign(dataset=lambda t: t["dataset"].str.removesuffix(TIES["random"]))
-            .merge(records.loc[~shuffled, key].drop_duplicates(), on=key)
-            .groupby(["dataset", "system"])[metric]
-            .mean()
-        )
-        table["ties shuffled"] = [
-            other.get(row, np.nan) for row in zip(table["dataset"], table["system"])
-        ]
-    order = [
-        "dataset",
-        "system",
-        "seeds",
-        "HR@10",
-        metric,
-        "low",
-        "high",
-        "sd over seeds",
-        "ties shuffled",
-        "seconds",
-        "users_per_second",
-        "parameters",
-        "peak_mb",
-        "device",
-    ]
+        other = _means_with_shuffled_ties(records, metric)
+        rows = zip(table["dataset"], table["system"])
+        table["ties shuffled"] = [other.get(row, np.nan) for row in rows]
+    order = [metric if name == "metric" else name for name in _ORDER]
     return table[list(dict.fromkeys(c for c in order if c in table))]
+
+# %% ../../nbs/8_studies/13_tables.ipynb #a5e40005
+def _pairs(
+    means,  # System -> mean of the metric
+    ours,  # Systems that are not baselines
+):
+    "Yield every own system with the role and the name of each of its opponents."
+    single = means.drop([s for s in means.index if s in ours or s in FUSED])
+    best = single.idxmax() if len(single) else None
+    for system in ours:
+        if system not in means:
+            continue
+        if best is not None:
+            yield system, "best baseline", best
+        for control in _controls(system, ours):
+            if control in means:
+                yield system, "control", control
+
+
+def _paired_difference(records, metric, system, other):
+    "Compare two systems user by user."
+    both = records[records["system"].isin([system, other])]
+    table = compare(both, metric, reference=other).set_index("system")
+    return table.loc[system, ["difference", "difference low", "difference high", "p"]]
 
 
 def contrast_table(
-    records: pd.DataFrame,  # As above
+    records: pd.DataFrame,  # As in `comparison_table`
     metric: str = "NDCG@10",  # What counts
     ours: Sequence[str] = OWN_SYSTEMS,  # Systems that are not baselines
     # One row per data set, own system and `other`: the ratio to it, the paired
     # difference with interval and p; `against` says what the other is
 ) -> pd.DataFrame:
-    """How each of our systems stands against the best single baseline of the same data
-    set, and a fusion of ours also against its controls.
+    """Compare each own system with the best single baseline of the same data set.
 
-    Empty where there are no two sides.
+    A fusion is also compared with its controls. The table is empty if no system has an
+    opponent.
     """
     rows = []
     for dataset, some in records[~_shuffled(records)].groupby("dataset", sort=False):
         means = compare(some, metric).set_index("system")[metric]
-        single = means.drop([s for s in means.index if s in ours or s in FUSED])
-        pairs = [
-            (s, role, other)
-            for s in ours
-            if s in means
-            for role, other in [
-                ("best baseline", single.idxmax() if len(single) else None),
-                *(("control", c) for c in _controls(s, ours)),
-            ]
-            if other in means
-        ]
-        contrast = lambda s, other: (
-            compare(some[some["system"].isin([s, other])], metric, reference=other)
-            .set_index("system")
-            .loc[s, ["difference", "difference low", "difference high", "p"]]
-        )
-        rows += [
-            {
+        for system, role, other in _pairs(means, ours):
+            row = {
                 "dataset": dataset,
-                "system": s,
-                metric: means[s],
+                "system": system,
+                metric: means[system],
                 "against": role,
                 "other": other,
                 f"its {metric}": means[other],
-                "ratio": means[s] / means[other],
-                **contrast(s, other),
+                "ratio": means[system] / means[other],
             }
-            for s, role, other in pairs
-        ]
+            difference = _paired_difference(some, metric, system, other)
+            rows.append({**row, **difference})
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/8_studies/13_tables.ipynb #a5e40008
 def beyond_accuracy_table(
-    records: pd.DataFrame,  # As above
+    records: pd.DataFrame,  # As in `comparison_table`
     k: int = 10,  # As given to `beyond_accuracy`
 ) -> pd.DataFrame:  # One row per data set and system, mean over seeds
-    """Coverage, novelty, diversity, miscalibration, and NDCG in groups of users and of
-    targets.
+    """Average coverage, novelty, diversity and miscalibration over the seeds.
+
+    NDCG in groups of users and of targets stands beside.
     """
     columns = (
         [f"NDCG@{k}"]
@@ -160,13 +191,13 @@ def beyond_accuracy_table(
         .reset_index()
     )
 
-
+# %% ../../nbs/8_studies/13_tables.ipynb #a5e4000b
 def search_table(
     folder: str | Path,  # Of the comparison
     # One row per data set and system: what was chosen, the best, median and worst
     # validation score, seconds of the search
 ) -> pd.DataFrame:
-    "What tuning tried and chose."
+    "Tabulate what the searches for settings tried and chose."
     found = [_read_search(p) for p in sorted((Path(folder) / "tuned").glob("*.json"))]
     rows = []
     for f in found:

@@ -43,7 +43,7 @@ class Trie(NamedTuple):
 def break_collisions(
     codes: np.ndarray,  # (n_items, k)
 ) -> np.ndarray:  # (n_items, k + 1) int64, no two rows alike
-    "One more number per row: how many rows before it have the same codes."
+    "Add a code to every row: how many rows before it have the same codes."
     _, group = np.unique(codes, axis=0, return_inverse=True)
     group = group.ravel()
     order = np.argsort(group, kind="stable")
@@ -56,7 +56,7 @@ def break_collisions(
 def trie(
     codes: np.ndarray,  # (n_items, levels), no two rows alike
 ) -> Trie:
-    "The tree of the codes; raises `ConfigError` where two items have the same."
+    "Build the tree of the codes; raises `ConfigError` if two items have the same."
     if len(np.unique(codes, axis=0)) < len(codes):
         raise ConfigError("two items have the same code: break collisions first.")
     child, node, parent = [], [], np.zeros(len(codes), np.int64)
@@ -106,7 +106,7 @@ class CodeModel(nn.Module):
 
     # (...,) and (...,) -> (..., width)
     def embed(self, words: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        "What the blocks read."
+        "Embed words and their positions."
         return self.dropout(
             self.words(words) * self.words.embedding_dim**0.5
             + F.embedding(places, self.positions.weight)
@@ -114,12 +114,12 @@ class CodeModel(nn.Module):
 
     # (b, n, levels) codes -> (b, 1 + n * levels) words
     def sequence(self, codes: torch.Tensor) -> torch.Tensor:
-        "One word after the other, behind the word that begins a sequence."
+        "Write codes as one sequence of words, after the word that begins it."
         words = codes + torch.tensor(self.first[:-1], device=codes.device)
         return F.pad(words.flatten(1), (1, 0), value=self.first[-1])
 
     def forward(self, words: torch.Tensor) -> torch.Tensor:  # (b, n) -> (b, n, width)
-        "The state at every place."
+        "Compute the state at every position."
         x = self.embed(words, torch.arange(words.shape[1], device=words.device))
         for block in self.blocks:
             x = block(x)
@@ -127,7 +127,7 @@ class CodeModel(nn.Module):
 
     # (..., width) -> (..., codes at the level)
     def log_p(self, state: torch.Tensor, level: int) -> torch.Tensor:
-        "Log-probabilities of a level's codes."
+        "Compute the log-probabilities of a level's codes."
         return F.log_softmax(
             state @ self.words.weight[self.first[level] : self.first[level + 1]].T, -1
         )
@@ -156,7 +156,7 @@ def prefill(
     words: torch.Tensor,  # (b, n), anything behind the end of a row
     # States (b, n, width), and what every block must keep
 ) -> tuple[torch.Tensor, list[KVCache]]:
-    "Read histories once."
+    "Read histories once, and keep the keys and values of every block."
     x, kept = model.embed(words, torch.arange(words.shape[1], device=words.device)), []
     for block in model.blocks:
         _, k, v = _qkv(block, x)
@@ -174,9 +174,10 @@ def decode_step(
     ends: torch.Tensor,  # (b,) length of each history, in words
     cache: list[KVCache],  # From `prefill` or `decode_step`
 ) -> tuple[torch.Tensor, list[KVCache]]:  # States (b, m, width), and the longer caches
-    """One more word for every beam.
+    """Read one more word of every beam.
 
-    `model(history + beam)` at its last place, without reading the history again.
+    The states equal `model(history + beam)` at its last position, but the history is
+    not read again.
     """
     x, kept = model.embed(words, places[:, None].expand_as(words)), []
     for block, (k, v, own_k, own_v) in zip(model.blocks, cache):
@@ -215,7 +216,7 @@ def beam_search(
     allowed: torch.Tensor,  # (b, n_items) bool, what may come out
     # (b, n_items) float32 log-probabilities, -inf for what was not found or not allowed
 ) -> torch.Tensor:
-    "The likeliest items of every history, all rows and beams at once."
+    "Find the likeliest items of every history, all rows and beams at once."
     rows = torch.arange(len(words), device=words.device)[:, None]
     states, cache = prefill(model, words)
     state, log_p, node = (
@@ -254,15 +255,15 @@ def beam_search(
 
 # %% ../../nbs/8_studies/04_tiger.ipynb #2f8f58fa
 class TIGER(Trained):
-    """Items as codes of a residual quantiser, spelled by a causal transformer along the
-    codes that exist (after Rajput et al.
+    """A causal transformer that generates the next item code by code.
 
-    2023).
+    An item is a sequence of codes of a residual quantiser, after Rajput et al. (2023).
+    Only codes of existing items are generated.
     """
 
     name = "TIGER"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings of the paper and of the kit
         self,
         # What the codes are made of: `linear` (EASE's factors) or `text`
         vectors: str = "linear",
@@ -305,7 +306,7 @@ class TIGER(Trained):
         )
 
     def build(self, split: Split) -> tuple[nn.Module, torch.Tensor]:
-        "Codes, their tree and the transformer, and every step of every history, once."
+        "Return the transformer, and every step of every history, once."
         e = torch.from_numpy(
             linear(split, min(self.width, split.n_items)).items
             if self.vectors == "linear"
@@ -331,7 +332,7 @@ class TIGER(Trained):
         return model, torch.as_tensor(windows(split.train, self.length))
 
     def loss(self, batch: torch.Tensor) -> SequenceLoss:
-        "`-log p(item)`, the sum over its code words, at every item of every window."
+        "Compute `-log p(item)`, summed over its codes, at every item of every window."
         batch = batch[:, : int((batch >= 0).sum(1).max())]
         codes, real = self.codes[batch.clamp_min(0)], batch >= 0
         states = rearrange(
@@ -349,7 +350,7 @@ class TIGER(Trained):
         )
 
     def counts(self, rows: torch.Tensor) -> torch.Tensor:  # (rows,)
-        "Items of each window: all are spelled, the first one too."
+        "Count the items of each window: all are predicted, the first one too."
         return (rows >= 0).sum(1)
 
     def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
@@ -383,7 +384,7 @@ class TIGER(Trained):
         histories: Ragged,  # Item numbers
         exclude: Ragged | None = None,  # What may not come out, per history
     ) -> np.ndarray:  # (n, n_items) float32
-        "Log-probabilities of what the beam search finds, -inf for all else."
+        "Compute log-probabilities of what the beam search finds, -inf for all else."
         self.model.eval()
         allowed = torch.ones(
             len(histories), self.split.n_items, dtype=torch.bool, device=self.device

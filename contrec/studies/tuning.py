@@ -39,7 +39,7 @@ def split_of(
     dataset: str,  # A name of `contrec.data.datasets`
     ties: str = "file",  # `file`, or `random`: equal times in random order
 ) -> Split:
-    "The split, read once per process; with shuffled ties it has another name."
+    "Read a split, once per process; with shuffled ties it has another name."
     split = load_split(dataset, ties=ties)
     return replace(split, name=split.name + TIES[ties])
 
@@ -54,24 +54,22 @@ class Trial(NamedTuple):
 
     def __call__(self, settings: dict, seed: int) -> dict[str, float]:
         split = split_of(self.dataset)
-        fitted, _ = _fit(
+        fitted, _ = _fit_with_checkpoints(
             make(self.system, settings, seed, self.device),
             split,
-            _work(self.folder, split, self.system, settings, seed),
+            _checkpoint_folder(self.folder, split, self.system, settings, seed),
         )
         return {"NDCG@10": evaluate(fitted, split, "valid", (10,)).metrics["NDCG@10"]}
 
 
-def _work(folder, split, system, settings, seed):
-    """Where a training keeps its checkpoints.
+def _checkpoint_folder(folder, split, system, settings, seed):
+    """Return where a training keeps its checkpoints.
 
     A trial and the record that it wins share them.
     """
-    return (
-        Path(folder)
-        / "unfinished"
-        / f"{split.name}--{system}--{seed}--{config_hash({'settings': SYSTEMS[system].settings | settings, 'split': split.sha256})}"
-    )
+    identity = {"settings": SYSTEMS[system].settings | settings, "split": split.sha256}
+    name = f"{split.name}--{system}--{seed}--{config_hash(identity)}"
+    return Path(folder) / "unfinished" / name
 
 
 def _training_lock(
@@ -85,10 +83,10 @@ def _training_lock(
     )
 
 
-def _fit(recommender, split, folder):
-    """Fit with checkpoints in `folder`, where the system can.
+def _fit_with_checkpoints(recommender, split, folder):
+    """Fit with checkpoints in `folder`, if the system can keep any.
 
-    The recommender, and what it cost in this process and in earlier ones.
+    Returns the recommender, and what it cost in this process and in earlier ones.
     """
     kept, contrec, resumes = (
         folder / "cost.json",
@@ -119,7 +117,7 @@ def _fit(recommender, split, folder):
     return recommender, cost
 
 
-def _trial(dataset, system, settings, folder, device=None):
+def _run_trial(dataset, system, settings, folder, device=None):
     context = {
         "dataset": dataset,
         "split_sha256": split_of(dataset).sha256,
@@ -135,12 +133,12 @@ def _trial(dataset, system, settings, folder, device=None):
     )
 
 
-# One alone wins without a trial
-def _tried(options):
+def _needs_trial(options):
+    "List the settings that need a trial: a single one wins without."
     return options if len(options) > 1 else []
 
 
-def _tuned_path(folder, dataset, system):
+def _search_path(folder, dataset, system):
     return Path(folder) / "tuned" / f"{dataset}--{system}.json"
 
 
@@ -165,7 +163,7 @@ class SearchFile(Schema):
 
 
 def _read_search(path):
-    "The record of a search."
+    "Read the record of a search."
     return read_checked(
         path,
         SearchFile,
@@ -180,21 +178,20 @@ def search_of(
     # are none
     like: Sequence[str] = (),
 ) -> list[dict]:  # Changes of its settings, none twice
-    """What is tried for a system.
+    """List what is tried for a system.
 
-    Raises `ConfigError` where it was not tuned yet on a data set that it should be
-    like.
+    Raises `ConfigError` if it was not tuned yet on one of the data sets in `like`.
     """
     if not like or not SYSTEMS[system].search:
         return SYSTEMS[system].search
     for d in like:
-        if not _tuned_path(folder, d, system).exists():
+        if not _search_path(folder, d, system).exists():
             raise ConfigError(
                 f"{system} was not tuned on {d} yet, so there is no winner to try. Tune"
                 " it there first, with the same folder."
             )
     winners = [
-        _read_search(_tuned_path(folder, d, system))["chosen"] | changes
+        _read_search(_search_path(folder, d, system))["chosen"] | changes
         for d, changes in zip(like, itertools.cycle(SYSTEMS[system].large))
     ]
     return list({config_hash(w): w for w in winners}.values())
@@ -216,8 +213,8 @@ def tune(
     if trials is None:
         with study_folder(folder):
             trials = [
-                _trial(dataset, system, settings, folder)
-                for settings in _tried(options)
+                _run_trial(dataset, system, settings, folder)
+                for settings in _needs_trial(options)
             ]
     scores = [-np.inf if t["failed"] else t["metrics"]["NDCG@10"] for t in trials]
     if scores and max(scores) == -np.inf:
@@ -250,11 +247,11 @@ def tune(
             else {}
         ),
     }
-    write_json(_tuned_path(folder, dataset, system), result)
+    write_json(_search_path(folder, dataset, system), result)
     for settings in options:  # the winner's training waits for its record
         if settings != result["chosen"]:
             shutil.rmtree(
-                _work(folder, split_of(dataset), system, settings, 0),
+                _checkpoint_folder(folder, split_of(dataset), system, settings, 0),
                 ignore_errors=True,
             )
     return result
@@ -265,11 +262,11 @@ def settings_of(
     system: str,  # Key of `SYSTEMS`
     folder: str | Path,  # Of the comparison
 ) -> dict:  # All settings, with what tuning chose where it was tuned
-    """What a system is trained with.
+    """Return what a system is trained with.
 
     Raises `CheckpointError` for a search on another split.
     """
-    path, default = _tuned_path(folder, dataset, system), SYSTEMS[system].settings
+    path, default = _search_path(folder, dataset, system), SYSTEMS[system].settings
     if not path.exists():
         return default
     found = _read_search(path)

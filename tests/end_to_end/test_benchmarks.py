@@ -1,4 +1,7 @@
-"""Speed, measured and reported: `pytest -m benchmark -s` on an idle machine. With CONTREC_RECORD naming a folder, each figure is also kept there."""
+"""Speed, measured and reported: `pytest -m benchmark -s` on an idle machine.
+
+If CONTREC_RECORD names a folder, each figure is also kept there.
+"""
 
 import json
 import os
@@ -9,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from contrec.data.datasets import load_split
+from contrec import ContRec, load_split, preset
 from contrec.foundations.environment import environment
 from contrec.foundations.files import write_json
 from contrec.foundations.random import seeded
-from contrec.interface import playground as explore
+from contrec.interface.denoising_explorer import explore_denoising
+from contrec.interface.playground import explore_recommendations
+from contrec.interface.record_browsers import explore_records
+from contrec.interface.token_explorer import explore_space
 from contrec.ranking.records import commit, measured, read_records
-from contrec.recommender.config import preset
-from contrec.recommender.contrec import ContRec
 from contrec.studies.runner import read_ablation
 from contrec.tokenizer.embeddings import linear
 from contrec.tokenizer.sigma_vae import SigmaVAE, fit_tokenizer
@@ -129,6 +133,16 @@ def positions(key, control):
     return [not control.value]
 
 
+def move(explorer, key, value):
+    """Move a control to a state that was never shown; return the milliseconds."""
+    for cached in explorer.view, explorer.text, explorer.picture:
+        cached.cache_clear()
+    began = time.perf_counter()
+    explorer.controls[key].value = value
+    assert not explorer.message.value, f"{key}: {explorer.message.value}"
+    return 1000 * (time.perf_counter() - began)
+
+
 def test_moves_of_the_explorers():
     """Every control of every explorer, at ml-100k's size.
 
@@ -138,38 +152,27 @@ def test_moves_of_the_explorers():
     model = ContRec(preset(epochs=3)).fit(load_split("ml-100k"))
     compared = read_records(records / "compare")
     explorers = {
-        "space": explore.explore_space(model),
-        "denoising": explore.explore_denoising(model),
-        "playground": explore.explore_recommendations(model),
-        "records": explore.explore_records(compared[compared["dataset"] == "ml-100k"]),
-        "ablation": explore.explore_records(read_ablation(records / "tokenizers")),
+        "space": explore_space(model),
+        "denoising": explore_denoising(model),
+        "playground": explore_recommendations(model),
+        "records": explore_records(compared[compared["dataset"] == "ml-100k"]),
+        "ablation": explore_records(read_ablation(records / "tokenizers")),
     }
     figures, every = {"load": os.getloadavg()[0]}, []
     for name, explorer in explorers.items():
         explorer._handles = Sent(), Sent()
-
-        def move(key, value):
-            for remembered in explorer.view, explorer.text, explorer.picture:
-                remembered.cache_clear()
-            began = time.perf_counter()
-            explorer.controls[key].value = value
-            assert not explorer.message.value, (
-                f"{name}, {key}: {explorer.message.value}"
-            )
-            return 1000 * (time.perf_counter() - began)
-
         if "projection" in explorer.controls:
             figures["space, projection: UMAP for the first time"] = move(
-                "projection", "umap"
+                explorer, "projection", "umap"
             )
         # Without noise several samples make no sense
         if name == "playground":
-            move("temperature", 1.0)
+            move(explorer, "temperature", 1.0)
         for key, control in explorer.controls.items():
             before, taken = control.value, []
             for value in positions(key, control):
                 if value != control.value:
-                    taken.append(move(key, value))
+                    taken.append(move(explorer, key, value))
             control.value = before
             if taken:
                 figures |= {

@@ -1,4 +1,7 @@
-"""The book: built without a warning, every notebook a page, every link leads somewhere, every picture has words, nothing is asked of the network."""
+"""The book: it is built without a warning, and every notebook is a page.
+
+Every link leads somewhere, every picture has alternative text, no network is needed.
+"""
 
 import hashlib
 import html.parser
@@ -153,6 +156,23 @@ def test_pages_need_nothing_from_elsewhere(pages):
             ), f"{path.name} needs {needed}"
 
 
+def pictures(notebook):
+    """The pictures of a notebook that readers see, each with its own words if any.
+
+    -> (name of the file in the book, alternative text)
+    """
+    for cell in json.loads(notebook.read_text())["cells"]:
+        source = "".join(cell["source"])
+        if re.match(r"#\| *hide\b", source):
+            continue
+        said = " ".join(re.findall(r"^#\| *alt: *(.+)$", source, flags=re.M))
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                data = b64decode("".join(output["data"]["image/png"]))
+                own = output["metadata"].get("image/png", {}).get("alt")
+                yield hashlib.sha256(data).hexdigest(), said or own
+
+
 def test_every_picture_has_words(book, pages):
     shown = 0
     for notebook in NOTEBOOKS:
@@ -162,25 +182,9 @@ def test_every_picture_has_words(book, pages):
                 f"{notebook.name}: {image}"
             )
         by_name = {Path(image["src"]).stem: image["alt"] for image in images}
-        for cell in json.loads(notebook.read_text())["cells"]:
-            for output in cell.get("outputs", []):
-                if "image/png" not in output.get("data", {}) or re.match(
-                    r"#\| *hide\b", "".join(cell["source"])
-                ):
-                    continue
-                name, own = (
-                    hashlib.sha256(
-                        b64decode("".join(output["data"]["image/png"]))
-                    ).hexdigest(),
-                    output["metadata"].get("image/png", {}).get("alt"),
-                )
-                said = re.search(
-                    r"^#\| *alt: *(.+)$", "".join(cell["source"]), flags=re.M
-                )
-                if said or own:
-                    assert by_name[name] == (said[1] if said else own)
-                assert name in by_name
-                shown += 1
+        for name, own in pictures(notebook):
+            assert name in by_name and by_name[name] == (own or by_name[name])
+            shown += 1
     assert shown > 10
 
 
@@ -197,15 +201,20 @@ def test_what_is_hidden_stays_hidden(pages):
         assert "from fastcore.test import" not in page.text, path.name
 
 
+EXPLORERS = {
+    "06_explorer": 1,
+    "07_token_explorer": 1,
+    "08_denoising_explorer": 1,
+    "09_playground": 1,
+    "10_record_browsers": 2,
+}
+
+
 def test_explorers_show_what_they_showed_last(book, pages):
-    page = pages[page_of(book, ROOT / "nbs" / "9_interface/09_playground.ipynb")]
-    assert (
-        page.text.count(
-            "(The controls need a running kernel; below is what they showed last.)"
-        )
-        >= 6
-        and len(page.images) >= 6
-    )
+    saved = "The controls need a running kernel: run this cell. Below is what they"
+    for name, count in EXPLORERS.items():
+        page = pages[page_of(book, ROOT / "nbs" / "9_interface" / f"{name}.ipynb")]
+        assert page.text.count(saved) >= count and len(page.images) >= count, name
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

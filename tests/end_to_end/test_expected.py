@@ -1,9 +1,14 @@
-"""The quality of a small, fixed configuration is what it was: a change that hurts it fails here.
+"""The quality of a small, fixed configuration stays: a change that hurts it fails here.
 
-The expected figures are records, made by `contrec ablate nbs/experiments/grids/expected.json --out nbs/experiments/records/expected`
-and the same with `expected-broken.json`. Whoever improves the method on purpose removes them and runs both again. One run sees what
-costs about a tenth of NDCG@10 on test; smaller losses, such as that of the times without their share at pure noise (also among the
-records), need the ablations."""
+The expected figures are records, made by `contrec ablate` from the grids
+`nbs/experiments/grids/expected.json` and `expected-broken.json`, with
+`--out nbs/experiments/records/expected`. If you improve the method on purpose, remove
+the records and run both again.
+
+One run detects a loss of about a tenth of NDCG@10 on test. Smaller losses need the
+ablations: for example, training times without their share at pure noise, which are
+also among the records.
+"""
 
 import json
 from pathlib import Path
@@ -11,8 +16,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from contrec.data.datasets import load_split
-from contrec.ranking.evaluation import evaluate
+from contrec import evaluate, load_split
 from contrec.ranking.linear import EASE
 from contrec.studies.ablation import read_study
 from contrec.studies.experiments import model_run

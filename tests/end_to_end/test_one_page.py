@@ -15,8 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from record_one_page import RECORD, SEEDS, SETTINGS
 from test_expected import bounds
 
-from contrec.data.datasets import load_split
-from contrec.ranking.evaluation import evaluate
+from contrec import evaluate, load_split
 from contrec.ranking.linear import Popularity
 
 PAGE = Path(__file__).parents[2] / "nbs/01_one_page.ipynb"

@@ -1,4 +1,4 @@
-"""Two real processes on one machine: they share every step, and end where one process ends."""
+"""Two real processes on one machine share every step, and end where one would."""
 
 import json
 import os
@@ -10,11 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from contrec.data.reading import read_items, read_log
-from contrec.data.split import leave_one_out
+from contrec import ContRec, leave_one_out, preset, read_items, read_log
 from contrec.ranking.metrics import per_user, summarise
-from contrec.recommender.config import preset
-from contrec.recommender.contrec import ContRec
 
 SETTINGS = dict(
     epochs=4,
@@ -25,69 +22,115 @@ SETTINGS = dict(
     embedding_settings={"width": 16},
     diffusion={"hidden": 32, "blocks": 1},
 )
-GRADIENT = """
+GRADIENT = '''
 import numpy as np
 import torch
 import contrec.diffusion.diffusion
 from contrec.foundations.trainer import Trainer
 from contrec.foundations.random import seeded
 from contrec.data.interactions import Ragged
-from contrec.recommender.contrec import ContRec
-from contrec.recommender.config import preset
+from contrec import ContRec, preset
+
 
 def step_gradient(split, accelerator=None, accumulate=1):
-    "The gradient of one step of 24 histories of 2 to 8 items, sorted by length; the diffusion draws nothing."
-    contrec.diffusion.diffusion._normal = lambda shape, like, generator: torch.linspace(-1, 1, shape[-1]).expand(shape).to(like)
+    """Return the gradient of one step of 24 histories of 2 to 8 items.
+
+    The histories are sorted by length. The diffusion draws nothing.
+    """
+
+    def fixed_noise(shape, like, generator):
+        return torch.linspace(-1, 1, shape[-1]).expand(shape).to(like)
+
+    contrec.diffusion.diffusion._normal = fixed_noise
     contrec.diffusion.diffusion.draw_times = lambda n, T, *_: torch.full((n,), T // 2)
     quiet = {"hidden": 32, "blocks": 1, "drop": 0.0, "dispersive_weight": 0.0}
-    model = ContRec(preset("contrec", template="both", diffusion=quiet, tokenizer_settings={"sigma": 0.0}, backbone_settings={"dropout": 0.0}))
+    model = ContRec(
+        preset(
+            "contrec",
+            template="both",
+            diffusion=quiet,
+            tokenizer_settings={"sigma": 0.0},
+            backbone_settings={"dropout": 0.0},
+        )
+    )
     model.split = split
     with seeded(0):
         model._build(16)
         torch.nn.init.normal_(model.network.inputs)
     network = model.network
-    rows = [split.train[u][:2 + u // 4 + (u > 11)] for u in range(24)]
+    rows = [split.train[u][: 2 + u // 4 + (u > 11)] for u in range(24)]
     histories = Ragged.from_lists([r.tolist() for r in rows])
-    trainer = Trainer(network.train(), lambda rows, shares: network.loss(histories.take(rows.numpy()), shares), 24, epochs=1, counts=network.counts(histories),
-        accumulate=accumulate, accelerator=accelerator)
+    trainer = Trainer(
+        network.train(),
+        lambda rows, shares: network.loss(histories.take(rows.numpy()), shares),
+        24,
+        epochs=1,
+        counts=network.counts(histories),
+        accumulate=accumulate,
+        accelerator=accelerator,
+    )
     trainer.backward(torch.arange(24))
-    return torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None])
-"""
+    return torch.cat(
+        [p.grad.flatten() for p in trainer.parameters if p.grad is not None]
+    )
+'''
 SCRIPT = (
     GRADIENT
     + """
 import json, sys
 import torch
 from accelerate import Accelerator
-from contrec.data.split import leave_one_out
-from contrec.data.reading import read_items, read_log
+from contrec import ContRec, leave_one_out, preset, read_items, read_log
 from contrec.ranking.metrics import per_user, summarise
-from contrec.recommender.contrec import ContRec
-from contrec.recommender.config import preset
 
 torch.set_num_threads(1)
 world, out, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-split = leave_one_out(read_log(world + "/log.csv", items=read_items(world + "/items.csv")))
+split = leave_one_out(
+    read_log(world + "/log.csv", items=read_items(world + "/items.csv"))
+)
 accelerator = Accelerator(cpu=True)
+
+
 class Watched(ContRec):
     die, scores = 0, ()
+
     def _validate(self, accelerator=None):
         self.scores = (*self.scores, super()._validate(accelerator))
-        if len(self.scores) == self.die: raise KeyboardInterrupt
+        if len(self.scores) == self.die:
+            raise KeyboardInterrupt
         return self.scores[-1]
+
+
 def fit(folder, die=0):
     model, told = Watched(preset("contrec", **settings)), []
     model.die = die
-    try: model.fit(split, log=told.append, folder=f"{out}/{folder}", accelerator=accelerator)
-    except KeyboardInterrupt: pass
-    return {"processes": accelerator.num_processes, "scores": model.scores, "rows": [r for r in told if r["stage"] == "recommender"],
+    try:
+        model.fit(
+            split, log=told.append, folder=f"{out}/{folder}", accelerator=accelerator
+        )
+    except KeyboardInterrupt:
+        pass
+    ids = model.rank(split.histories("test"), 10).ids
+    return {
+        "processes": accelerator.num_processes,
+        "scores": model.scores,
+        "rows": [row for row in told if row["stage"] == "recommender"],
         "weights": [float(p.double().sum()) for p in model.network.parameters()],
-        "NDCG@10": summarise(per_user(model.rank(split.histories("test"), 10).ids, split.test, ks=(10,)))["NDCG@10"]}
+        "NDCG@10": summarise(per_user(ids, split.test, ks=(10,)))["NDCG@10"],
+    }
+
+
 originals = contrec.diffusion.diffusion._normal, contrec.diffusion.diffusion.draw_times
-torch.save(step_gradient(split, accelerator, accumulate=3), f"{out}/gradient.{accelerator.process_index}.pt")
+gradient = step_gradient(split, accelerator, accumulate=3)
+torch.save(gradient, f"{out}/gradient.{accelerator.process_index}.pt")
 contrec.diffusion.diffusion._normal, contrec.diffusion.diffusion.draw_times = originals
-found = {"whole": fit("whole"), "killed": fit("killed", die=3), "resumed": fit("killed")}
-with open(f"{out}/{accelerator.process_index}.json", "w") as file: json.dump(found, file)
+found = {
+    "whole": fit("whole"),
+    "killed": fit("killed", die=3),
+    "resumed": fit("killed"),
+}
+with open(f"{out}/{accelerator.process_index}.json", "w") as file:
+    json.dump(found, file)
 """
 )
 

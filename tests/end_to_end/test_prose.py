@@ -12,9 +12,8 @@ NOTEBOOKS = [
     p for p in sorted(NBS.rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts
 ]
 PAGES = [*NOTEBOOKS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
-# A number, and the name behind it, if any: "notebook 14, peers", "notebook
-# 7_recommender/04_text_scores"
-MENTION = re.compile(r"\bnotebooks? (\d\d)(?:_(\w+)|, (\w+))?", flags=re.I)
+# "notebook 05", "notebook 05_diffusion", "notebook 5_diffusion/05_diffusion"
+MENTION = re.compile(r"\bnotebooks? ((?:[\w]+/)?\d\d(?:_\w+)?)\b", flags=re.I)
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
@@ -27,28 +26,18 @@ def prose(path):
     return re.sub(r"```.*?```|`[^`\n]*`|\$[^$]*\$", "", text, flags=re.S)
 
 
-def numbered():
-    """The names of the notebooks that have each number."""
-    names = {}
-    for path in NBS.glob("[0-9][0-9]_*.ipynb"):
-        number, _, name = path.stem.partition("_")
-        names.setdefault(number, set()).add(name)
-    return names
+def wrong_mention(mention):
+    """Why a mention of a notebook leads nowhere, or None if it leads to one.
 
-
-def wrong_mention(number, name, word):
-    """Why a mention of a notebook leads nowhere, or None where it leads to one."""
-    known = numbered().get(number, set())
-    if not known:
-        return f"no notebook has the number {number}"
-    if name and name not in known:
-        return f"there is no notebook {number}_{name}"
-    if name or word in known:
-        return None
-    if len(known) > 1:
-        return (
-            f"notebook {number} may be any of {', '.join(sorted(known))}: add its name"
-        )
+    Every room has its own numbers, so a number alone says nothing.
+    """
+    if "_" not in mention.rpartition("/")[2]:
+        return f"notebook {mention}: write its room and name"
+    found = [p for p in NOTEBOOKS if p.as_posix().endswith(f"/{mention}.ipynb")]
+    if not found:
+        return f"there is no notebook {mention}"
+    if len(found) > 1:
+        return f"several notebooks are called {mention}: write the room"
     return None
 
 
@@ -61,9 +50,7 @@ def test_links_in_prose_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_mentions_of_notebooks_lead_to_one(page):
-    wrong = [
-        w for m in MENTION.finditer(prose(page)) if (w := wrong_mention(*m.groups()))
-    ]
+    wrong = [w for m in MENTION.findall(prose(page)) if (w := wrong_mention(m))]
     assert not wrong, f"{page.name}: {wrong}"
 
 
@@ -76,11 +63,12 @@ def test_no_cell_begins_with_half_a_sentence(page):
 
 
 def test_a_mention_is_judged():
-    assert wrong_mention("05", None, None) is None
-    assert wrong_mention("99", None, None)
-    assert wrong_mention("14", None, None)
-    assert wrong_mention("14", "peers", None) is None
-    assert wrong_mention("14", None, "peers") is None
-    assert wrong_mention("14", None, "and")
-    assert wrong_mention("05", "nothing", None)
-    assert wrong_mention("05", None, "and") is None
+    assert MENTION.findall("Notebook 05, notebooks 1_data/02_split and") == [
+        "05",
+        "1_data/02_split",
+    ]
+    assert wrong_mention("05")
+    assert wrong_mention("05_nothing")
+    assert wrong_mention("6_retrieval/02_split")
+    assert wrong_mention("02_split") is None
+    assert wrong_mention("1_data/02_split") is None

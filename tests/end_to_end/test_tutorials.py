@@ -1,4 +1,4 @@
-"""Tutorials and explanations: their form, their links, the solutions that they hide, and the names that they promise."""
+"""Tutorials and explanations: their form, links, hidden solutions and names."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ TOLD = (
     TUTORIALS
     + sorted((NBS / "explanations").glob("*.ipynb"))
     + sorted((NBS / "experiments").glob("*.ipynb"))
-    + [NBS / "index.ipynb"]
+    + [NBS / "index.ipynb", NBS / "00_start_here.ipynb"]
 )
 STORIES = {
     "from_log_to_list",
@@ -150,6 +150,23 @@ def test_the_hidden_solutions_run(tutorial, monkeypatch):
         world.clear()
         world.update(kept)
         matplotlib.pyplot.close("all")
+
+
+def test_start_here_leads_three_readers_to_notebooks_and_trains_nothing(monkeypatch):
+    page = NBS / "00_start_here.ipynb"
+    monkeypatch.chdir(NBS)
+    code, world = "\n\n".join(cells(page, "code")), {}
+    assert not re.search(r"default_exp|#\| *export|contrec|\.fit\(", code)
+    exec(compile(code, page.name, "exec"), world)
+    matplotlib.pyplot.close("all")
+    assert list(world["PATHS"]) == [
+        f"The {reader}'s path" for reader in ("student", "researcher", "engineer")
+    ]
+    for paths in world["PATHS"].values():
+        assert len(set(paths)) == len(paths) >= 8
+        assert all((NBS / path).exists() for path in paths)
+    rooms = {path.parent.name for path in NBS.glob("[1-9]_*/*.ipynb")}
+    assert {name.replace(" ", "_") for name in world["ROOMS"]} == rooms
 
 
 def test_every_name_in_the_paper_map_exists(monkeypatch):

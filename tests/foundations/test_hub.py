@@ -1,4 +1,6 @@
-"""Folders of strangers: no code of theirs runs, nothing is fetched, nobody is asked, and the refusal is one line."""
+"""Model folders from strangers: no code runs, nothing is downloaded, and a refusal is
+one line.
+"""
 
 import builtins
 import json

@@ -1,4 +1,6 @@
-"""A run's folder: one process at a time, claimed before work, gone on with after any kill, refused where anything differs."""
+"""A run's folder: one process writes to it, a killed run resumes, and a run with other
+settings is refused.
+"""
 
 import itertools
 import json
@@ -8,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from crash_points import crash_at, left_behind
-from test_saved import answers, tiny
 
 from contrec.foundations.errors import CheckpointError, ConfigError
 from contrec.foundations.files import load_tensors, save_tensors
@@ -22,7 +23,27 @@ from contrec.foundations.run_folder import (
     run_lock,
     run_record,
 )
+from contrec.recommender.config import preset
 from contrec.recommender.contrec import ContRec
+
+TINY = dict(
+    epochs=1,
+    tokenizer_epochs=2,
+    embedding="linear",
+    embedding_settings={"width": 8},
+    tokenizer_settings={"width": 8, "tokens": 1},
+    diffusion={"hidden": 16, "blocks": 1},
+    backbone_settings={"hidden": 16},
+)
+
+
+def tiny(**changes):
+    return preset("contrec-basic", **(TINY | changes))
+
+
+def answers(model):
+    return model.score(model.split.histories("test").take(np.arange(5)))
+
 
 RECORD = {
     "dataset": "x",

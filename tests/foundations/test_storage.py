@@ -1,4 +1,6 @@
-"""Folders that are whole or absent, locks that a dead process does not hold, manifests that notice every change."""
+"""Folders are whole or absent, locks do not survive their process, and manifests notice
+every change.
+"""
 
 import json
 import multiprocessing

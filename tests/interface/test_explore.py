@@ -1,4 +1,7 @@
-"""Explorers: the views are functions, the controls fit them, rude titles stay text, errors leave the last picture, nothing is drawn twice."""
+"""Explorers: views are functions, and the controls fit them.
+
+Hostile titles stay text, an error leaves the last picture, nothing is drawn twice.
+"""
 
 import base64
 import copy
@@ -14,33 +17,45 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contrec.foundations import trainer as core
-from contrec.foundations.errors import (
-    ConfigError,
-    ContrecError,
-    DataError,
-    escape_controls,
+from contrec import ContRec, ContrecError, compare, evaluate, preset
+from contrec.foundations import trainer
+from contrec.foundations.errors import ConfigError, DataError, escape_controls
+from contrec.interface import token_explorer
+from contrec.interface.denoising_explorer import Denoising, explore_denoising
+from contrec.interface.explorer import (
+    Explorer,
+    View,
+    find_titles,
+    fold,
+    render_picture,
+    render_text,
+    table_to_html,
+    unique_names,
 )
-from contrec.interface import playground as explore
-from contrec.interface.denoising_explorer import Denoising
-from contrec.interface.explorer import Explorer, View, find_titles, fold, unique_names
 from contrec.interface.figures import Picture
-from contrec.interface.playground import Playground
-from contrec.interface.record_browsers import AblationBrowser, RecordBrowser
-from contrec.interface.token_explorer import TitleList, TokenSpace
-from contrec.ranking.evaluation import compare, evaluate
+from contrec.interface.playground import (
+    Playground,
+    TitleList,
+    explore_recommendations,
+)
+from contrec.interface.record_browsers import (
+    AblationBrowser,
+    RecordBrowser,
+    explore_records,
+)
+from contrec.interface.result_figures import plot_recommendations
+from contrec.interface.token_explorer import TokenSpace, explore_space, percent
 from contrec.ranking.linear import EASE, ItemKNN, Popularity
 from contrec.ranking.records import read_records, write_record
-from contrec.recommender.config import preset
-from contrec.recommender.contrec import ContRec
 from contrec.studies.runner import ablate, read_ablation
 from contrec.studies.statistics import effects
 
-RUDE = '<script>alert(1)</script> & "$x_1$" \u202e'
+HOSTILE = '<script>alert(1)</script> & "$x_1$" \u202e'
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +63,7 @@ def split(small_split):
     return small_split
 
 
-def fitted(split, config={}, **diffusion):
+def fitted(split, config=None, **diffusion):
     small = dict(
         epochs=4,
         lr=1e-2,
@@ -58,7 +73,7 @@ def fitted(split, config={}, **diffusion):
         diffusion={"hidden": 16, "blocks": 1, **diffusion},
         backbone_settings={"hidden": 8},
     )
-    config = preset("contrec-basic", **small | config)
+    config = preset("contrec-basic", **small | (config or {}))
     return ContRec(config).fit(split)
 
 
@@ -169,10 +184,28 @@ def test_a_view_is_a_function_of_its_state(explorables, name):
     random = np.random.get_state()[1].tolist()
     one, two = thing.view(**state), thing.view(**state)
     pd.testing.assert_frame_equal(one.table, two.table)
-    assert one.note == two.note and explore.show_picture(one) == explore.show_picture(
-        two
-    )
+    assert one.note == two.note and render_picture(one) == render_picture(two)
     assert np.random.get_state()[1].tolist() == random
+
+
+def other_values(key, control):
+    """Values that a control can be moved to, by the kind of the control."""
+    value = control.value
+    if key == "loop":
+        return [[0.0, 0.0, 100.0, 0.0, 0.0, 100.0], [50.0, 50.0]]
+    if isinstance(value, list):
+        return [value[1:]]
+    if isinstance(value, bool):
+        return [True]
+    if hasattr(control, "min"):
+        whole = isinstance(value, tuple)  # A range
+        return [(10, 90)] if whole else [control.min, min(control.max, 2)]
+    if isinstance(value, tuple):
+        return [control.options[:1]]
+    if hasattr(control, "index"):
+        values = [o[1] if isinstance(o, tuple) else o for o in control.options]
+        return [v for v in values if v != "umap"][-2:]
+    return ["u1" if key == "user" else "Item 1"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -186,30 +219,7 @@ def test_every_control_can_be_moved(explorables, name):
         if key == "temperature":
             continue
         before = control.value
-        if key == "loop":
-            values = [[0.0, 0.0, 100.0, 0.0, 0.0, 100.0], [50.0, 50.0]]
-        elif (
-            hasattr(control, "options")
-            and hasattr(control, "index")
-            and not isinstance(control.index, tuple)
-        ):
-            values = [o[1] if isinstance(o, tuple) else o for o in control.options]
-            values = [v for v in values if v != "umap"][-2:]
-        elif hasattr(control, "min"):
-            values = (
-                [(10, 90)]
-                if isinstance(before, tuple)
-                else [control.min, min(control.max, 2)]
-            )
-        elif isinstance(before, list):
-            values = [before[1:]]
-        elif isinstance(before, tuple):
-            values = [control.options[:1]]
-        elif isinstance(before, bool):
-            values = [True]
-        else:
-            values = ["u1" if key == "user" else "Item 1"]
-        for value in values:
+        for value in other_values(key, control):
             control.value = value
             assert explorer.message.value == "", (
                 f"{key} = {value!r}: {explorer.message.value}"
@@ -310,7 +320,7 @@ def test_a_bug_is_not_hidden():
         if x:
             raise KeyError("bug")
         return View(
-            lambda: explore.plot_recommendations([], ["a"], [1.0]),
+            lambda: plot_recommendations([], ["a"], [1.0]),
             pd.DataFrame({"a": [1]}),
             "note",
         )
@@ -332,17 +342,17 @@ def test_without_a_notebook_moving_prints_nothing(explorables, capsys):
 @settings(max_examples=60, deadline=None)
 def test_any_text_stays_text(title, note):
     parsed = Tags(
-        explore.table_to_html(pd.DataFrame({"title": [title, RUDE]}), note + RUDE)
+        table_to_html(pd.DataFrame({"title": [title, HOSTILE]}), note + HOSTILE)
     )
     assert parsed.tags <= {"p", "div", "table", "thead", "tbody", "tr", "th", "td"}
     assert (
-        escape_controls(RUDE) in parsed.text
+        escape_controls(HOSTILE) in parsed.text
         and escape_controls(parsed.text, keep="\n") == parsed.text
     )
 
 
 def test_no_formula_is_read_into_titles():
-    out = explore.table_to_html(pd.DataFrame({"title": ["$a$ and $b$"]}), "$c$")
+    out = table_to_html(pd.DataFrame({"title": ["$a$ and $b$"]}), "$c$")
     assert out.count("mathjax_ignore") == 2 and "tex2jax_ignore" in out
 
 
@@ -406,7 +416,7 @@ def test_neighbours_are_those_of_a_slow_search(explorables):
 def test_the_window_lists_what_is_inside(explorables):
     space = explorables["space"]
     assert f"{len(space.names)} of {len(space.names)} items" in space.view().note
-    points = space.plane("pca")
+    points = space.points("pca")
     middle = points[:, 0].min() + np.ptp(points[:, 0]) / 2
     halves = [set(space.view(across=a).table["title"]) for a in ((0, 50), (50, 100))]
     assert halves[0] == {
@@ -423,7 +433,7 @@ def test_the_window_lists_what_is_inside(explorables):
 def test_projection_is_done_once(model, monkeypatch):
     done = []
     monkeypatch.setattr(
-        explore,
+        token_explorer,
         "project",
         lambda x, method: done.append(method) or np.asarray(x)[:, :2],
     )
@@ -439,7 +449,7 @@ def test_colours(explorables, model, split):
     assert "coloured by users + 1" in space.view(colour="popularity").figure.alt
     assert "score for user u3" in space.view(colour="user", user="u3").figure.alt
     np.testing.assert_array_equal(
-        space.liking("u3"),
+        space.user_scores("u3"),
         model.score(split.histories("test").take([split.user_number("u3")]))[0],
     )
 
@@ -464,7 +474,7 @@ def test_a_loop_lists_what_it_holds(explorables, corners, across):
     space = explorables["space"]
     corners = [(round(x, 1) + 0.05, round(y, 1) + 0.05) for x, y in corners]
     view = space.view(loop=tuple(v for c in corners for v in c), across=across)
-    on = explore.percent(space.plane("pca"))
+    on = percent(space.points("pca"))
     expected = {
         space.names[i]
         for i in range(len(on))
@@ -507,7 +517,7 @@ def test_numbers_stand_beside_their_rings_in_a_zoomed_picture(explorables):
 
 def test_a_click_takes_the_nearest_item(explorables):
     space = explorables["space"]
-    on = explore.percent(space.plane("pca"))
+    on = percent(space.points("pca"))
     for i in range(0, len(on), 7):
         view = space.view(loop=tuple(on[i]), search="Item 1")
         first = space.view(search=space.names[i])
@@ -523,7 +533,7 @@ def test_pointing_ends_a_search_and_a_search_ends_pointing(explorables):
     lasso, search = explorer.controls["loop"], explorer.controls["search"]
     search.value = "Item 1"
     lasso.value = [50.0, 50.0]
-    assert search.value == "" and explorer.shown[0] == explore.show_text(
+    assert search.value == "" and explorer.shown[0] == render_text(
         space.view(user=explorer.state["user"], loop=(50.0, 50.0))
     )
     search.value = "Item 2"
@@ -543,7 +553,7 @@ def test_the_lasso_shows_the_map_of_the_picture(explorables):
     ) <= set(range(len(lasso.palette)))
     np.testing.assert_allclose(
         np.reshape(lasso.points, (-1, 2)),
-        explore.percent(space.plane("pca")),
+        percent(space.points("pca")),
         atol=0.01,
     )
     dots = {}
@@ -552,7 +562,7 @@ def test_the_lasso_shows_the_map_of_the_picture(explorables):
             tuple(p): hexadecimal(collection)
             for p in np.round(collection.get_offsets().data.astype(np.float32), 3)
         }
-    for point, kind in zip(np.round(space.plane("pca"), 3), lasso.kinds):
+    for point, kind in zip(np.round(space.points("pca"), 3), lasso.kinds):
         assert dots[tuple(point)] == lasso.palette[kind]
 
 
@@ -576,8 +586,6 @@ def test_every_control_says_what_it_does(explorables):
 
 
 def test_the_way_ends_where_sample_ends(explorables, model):
-    import torch
-
     denoising = explorables["denoising"]
     path = denoising.walk(4, 6, 1.5, 3, 0.7, 11)
     end = model.network.diffusion.sample(
@@ -661,7 +669,7 @@ def test_the_nearest_three_are_told_at_every_step(explorables, split):
         ]
         assert [
             table["nearest unseen title"][step],
-            *table["then"][step].split("; "),
+            *table["second and third"][step].split("; "),
         ] == [denoising.names[i] for i in order[:3]]
 
 
@@ -674,7 +682,7 @@ def test_the_unedited_history_gives_the_models_own_list(explorables, model, spli
     for u in range(0, split.n_users, 11):
         view = playground.view(split.user_ids[u])
         assert view.table["title"].tolist() == [playground.names[i] for i in top[u]]
-        assert view.table["before"].tolist() == [str(n) for n in range(1, 11)]
+        assert view.table["rank before"].tolist() == [str(n) for n in range(1, 11)]
 
 
 def test_the_older_part_of_a_history_still_counts(model, split):
@@ -732,24 +740,28 @@ def test_a_models_own_words_give_its_own_list(split, settings):
         )
         assert view.table["title"].tolist() == [
             playground.names[i] for i in top
-        ] and view.table["before"].tolist() == [str(n) for n in range(1, 31)]
+        ] and view.table["rank before"].tolist() == [str(n) for n in range(1, 31)]
         moved += (top != plain).any()
     assert moved
     assert playground.controls()["weight"].value == 0.7
 
 
 def test_a_history_is_read_once_whatever_else_moves(model, split, monkeypatch):
-    """State and words are worked out again only for another history."""
+    """Condition and answers are computed again only for another history."""
     read = []
+
+    def counted_method(name):
+        method = getattr(model.network, name)
+
+        def wrapped(*arguments):
+            read.append(name)
+            return method(*arguments)
+
+        return wrapped
+
     for name in "state", "question":
-        monkeypatch.setattr(
-            model.network,
-            name,
-            lambda *args, name=name, real=getattr(model.network, name): (
-                read.append(name) or real(*args)
-            ),
-        )
-    playground, user = Playground(model), split.user_ids[3]
+        monkeypatch.setattr(model.network, name, counted_method(name))
+    playground = Playground(model)
     explorer = Explorer(playground.view, playground.controls())
     del read[:]
     explorer.controls["temperature"].value = 1.0
@@ -783,7 +795,7 @@ def test_somebody_new(explorables):
     playground = explorables["playground"]
     view = playground.view("", tuple(playground.names[:3]))
     assert (
-        "before" not in view.table
+        "rank before" not in view.table
         and not set(playground.names[:3]) & set(view.table["title"])
         and playground.history_of("") == ()
     )
@@ -809,8 +821,8 @@ def test_words_change_the_list(model, split):
         other in model.network.prompts.text.decode(playground.answers[i])
         for i in range(len(playground.answers))
     ]
-    playground.said = lambda items, readout: (
-        explore.torch.tensor(speaks).float().log().clamp(min=-9)
+    playground.answer_scores = lambda items, readout: (
+        torch.tensor(speaks).float().log().clamp(min=-9)
     )
     view = playground.view(user, weight=50.0, k=10)
     assert (
@@ -822,11 +834,11 @@ def test_words_change_the_list(model, split):
 
 def test_trap_15_words_help_what_they_speak_for(explorables):
     playground = explorables["playground"]
-    words, _ = playground._words((0, 2, 4), ())
-    said = playground.said((0, 2, 4), ())
+    words, _ = playground._text_scores((0, 2, 4), ())
+    said = playground.answer_scores((0, 2, 4), ())
     best = int(said.argmax())
     assert (
-        words[0][np.flatnonzero(playground.which == best)] == said[best]
+        words[0][np.flatnonzero(playground.answer_of == best)] == said[best]
     ).all() and float(words.max()) == float(said.max())
 
 
@@ -853,7 +865,7 @@ def test_choosing_a_user_fills_in_the_history(explorables, split):
     user = split.user_ids[8]
     explorer.controls["user"].value = user
     assert explorer.state["history"] == playground.history_of(user)
-    assert explorer.shown[0] == explore.show_text(
+    assert explorer.shown[0] == render_text(
         playground.view(user, seed=explorer.state["seed"])
     )
     explorer.controls["user"].value = ""
@@ -987,11 +999,11 @@ def test_no_records():
 
 def test_the_one_line_functions(model, records, runs):
     for explorer in (
-        explore.explore_space(model),
-        explore.explore_denoising(model),
-        explore.explore_recommendations(model),
-        explore.explore_records(records),
-        explore.explore_records(runs),
+        explore_space(model),
+        explore_denoising(model),
+        explore_recommendations(model),
+        explore_records(records),
+        explore_records(runs),
     ):
         assert isinstance(explorer, Explorer) and explorer.shown[1][0]["image/png"]
 
@@ -1003,23 +1015,23 @@ def with_titles(model, split, titles):
     return other
 
 
-def test_rude_titles_stay_text_everywhere(model, split):
+def test_hostile_titles_stay_text_everywhere(model, split):
     """HTML, formulas, controls and marks of the reading direction, in tables, notes,
     pictures and controls.
     """
-    rude = with_titles(model, split, RUDE)
+    hostile = with_titles(model, split, HOSTILE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for thing, state in (
-            (TokenSpace(rude), {"search": "script"}),
-            (Denoising(rude), {"user": "u1"}),
-            (Playground(rude), {"user": "u1"}),
+            (TokenSpace(hostile), {"search": "script"}),
+            (Denoising(hostile), {"user": "u1"}),
+            (Playground(hostile), {"user": "u1"}),
         ):
             view = thing.view(**state)
-            shown = explore.show_text(view)
+            shown = render_text(view)
             parsed = Tags(shown["text/html"])
-            assert "script" not in parsed.tags and RUDE.strip()[:20] in parsed.text
-            picture, size = explore.show_picture(view)
+            assert "script" not in parsed.tags and HOSTILE.strip()[:20] in parsed.text
+            picture, size = render_picture(view)
             alt = size["image/png"]["alt"]
             for text in parsed.text, shown["text/plain"], picture["text/plain"], alt:
                 assert escape_controls(text, keep="\n") == text
@@ -1118,12 +1130,12 @@ def test_an_added_title_changes_the_list(explorables):
 
 
 def test_a_bar_leaves_one_line_in_a_notebook(notebook, monkeypatch, capsys):
-    monkeypatch.setattr(core, "_in_notebook", lambda: True)
+    monkeypatch.setattr(trainer, "_in_notebook", lambda: True)
     monkeypatch.delenv("CONTREC_PROGRESS")
-    bar = core.progress(range(3), "recommender")
+    bar = trainer.progress(range(3), "recommender")
     for step in bar:
         bar.set_postfix(score="0.1", best=f"0.{step}")
-    assert list(core.progress([], "nothing")) == []
+    assert list(trainer.progress([], "nothing")) == []
     lines = [data["text/plain"] for data in notebook.outputs.values()]
     assert len(lines) == 2 and all(
         set(data) == {"text/plain"} for data in notebook.outputs.values()

@@ -1,4 +1,4 @@
-"The backbone: real architectures at random tiny sizes, made from configurations, never downloaded."
+"Test the backbone with real architectures of tiny random sizes, without downloads."
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,8 @@ from contrec.data.interactions import Ragged
 from contrec.foundations.errors import CheckpointError, ConfigError
 from contrec.foundations.files import save_tensors
 from contrec.foundations.random import seeded
-from contrec.language_model.backbone import Backbone, Dropout, answer_trees
+from contrec.language_model.backbone import Backbone, Dropout
+from contrec.language_model.generation import answer_trees
 from contrec.language_model.prompts import (
     TEMPLATES,
     Prompts,
@@ -313,8 +314,11 @@ def test_trap_21_batch_size_one(make, kind):
     out = backbone.train()(prompts.batch(one, np.array([4])), table())
     assert out.condition.shape == (1, 1, backbone.hidden) and out.lm_loss.ndim == 0
     prompt = prompts.batch(one, side="left")
-    said = backbone.generate(prompt, table(), max_new_tokens=3)
-    assert len(said.texts) == 1 and said.condition.shape == (1, backbone.hidden)
+    generated = backbone.generate(prompt, table(), max_new_tokens=3)
+    assert len(generated.texts) == 1 and generated.condition.shape == (
+        1,
+        backbone.hidden,
+    )
     assert backbone.likelihood(prompt, table(), Ragged.from_lists([[1]])).shape == (
         1,
         1,
@@ -350,7 +354,7 @@ def test_generation_equals_reading_everything_again(make, kind):
     either.
     """
     backbone, prompts = make(kind)
-    said = backbone.generate(
+    generated = backbone.generate(
         prompts.batch(HISTORIES, side="left"), table(), max_new_tokens=6
     )
     for r in range(len(HISTORIES)):
@@ -365,9 +369,11 @@ def test_generation_equals_reading_everything_again(make, kind):
             x = torch.cat(
                 [x, backbone.llm.get_input_embeddings()(torch.tensor([[word]]))], 1
             )
-        assert said.ids[r].tolist() == ids
-        assert bool(said.ended[r]) == (word == backbone.text.eos_token_id)
-        torch.testing.assert_close(said.condition[r], hidden[0], atol=2e-5, rtol=1e-4)
+        assert generated.ids[r].tolist() == ids
+        assert bool(generated.ended[r]) == (word == backbone.text.eos_token_id)
+        torch.testing.assert_close(
+            generated.condition[r], hidden[0], atol=2e-5, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_MODEL)
@@ -427,10 +433,10 @@ def test_first_layers_only(make, folders):
         Backbone(f"{folders / 'gpt2'}:3", D)
 
 
-def test_bad_input_says_what_to_do(make, tmp_path):
+def test_bad_input_is_refused_with_a_remedy(make, tmp_path):
     backbone, prompts = make("tiny", "profile")
     batch = prompts.batch(HISTORIES, TARGETS)
-    with pytest.raises(ConfigError, match="place for user tokens"):
+    with pytest.raises(ConfigError, match="slot for user tokens"):
         backbone(batch, table())
     with pytest.raises(ConfigError, match="table of 6"):
         backbone(batch, table()[:2], users())
@@ -440,7 +446,7 @@ def test_bad_input_says_what_to_do(make, tmp_path):
         )
     twice = batch.token_slots.clone()
     twice[0, 0] = 0
-    with pytest.raises(ConfigError, match="1 places would be filled twice"):
+    with pytest.raises(ConfigError, match="1 positions would be filled twice"):
         backbone(batch._replace(token_slots=twice), table(), users())
     with pytest.raises(ConfigError, match="side='left'"):
         backbone.generate(batch, table(), users())
@@ -451,7 +457,7 @@ def test_bad_input_says_what_to_do(make, tmp_path):
     with pytest.raises(ConfigError, match="not understood"):
         Backbone("tiny:0", D, backbone.text)
     plain, of_tokens = make("tiny", "tokens")
-    with pytest.raises(ConfigError, match="no place for them"):
+    with pytest.raises(ConfigError, match="no slot for them"):
         plain(of_tokens.batch(HISTORIES), table(), users())
 
 
@@ -504,7 +510,7 @@ def test_half_precision_of_the_frozen_weights(make):
         make("llama", dtype="int8")
 
 
-def test_four_bits_are_refused_where_they_cannot_be_had(make, folders, monkeypatch):
+def test_four_bits_are_refused_if_the_machine_cannot(make, folders, monkeypatch):
     """Without CUDA, without the package, and with both.
 
     Then transformers is asked for them.
@@ -580,7 +586,9 @@ def test_arithmetic_with_16_bits(make, kind):
         found["condition"] = backbone.eval()(
             prompts.batch(HISTORIES), table()
         ).condition.detach()
-        found["said"] = backbone.generate(left, table(), max_new_tokens=3).condition
+        found["generated"] = backbone.generate(
+            left, table(), max_new_tokens=3
+        ).condition
         found["likelihood"] = backbone.likelihood(
             left, table(), Ragged.from_lists([[5, 1], [7, 8, 1]])
         )
@@ -588,11 +596,11 @@ def test_arithmetic_with_16_bits(make, kind):
     for name in exact:
         assert coarse[name].dtype == torch.float32 and coarse[name].isfinite().all()
         assert (
-            name == "said"
+            name == "generated"
             or F.cosine_similarity(coarse[name].flatten(), exact[name].flatten(), dim=0)
             > 0.98
         ), name
-        assert name == "said" or not torch.equal(coarse[name], exact[name]), name
+        assert name == "generated" or not torch.equal(coarse[name], exact[name]), name
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_MODEL)
@@ -614,7 +622,7 @@ def test_conditions_are_standardised_once_and_saved(make, kind, tmp_path):
     flat = after.flatten(0, 1)
     torch.testing.assert_close(flat.mean(0), torch.zeros(16), atol=1e-4, rtol=0)
     assert (flat.std(0) < 1.001).all() and (flat.std(0) > 0.999).sum() >= 8
-    said = backbone.generate(
+    generated = backbone.generate(
         prompts.batch(many, side="left"), table(), max_new_tokens=0
     ).condition
     fresh = backbone(
@@ -623,14 +631,14 @@ def test_conditions_are_standardised_once_and_saved(make, kind, tmp_path):
         ),
         table(),
     ).condition[:, 0]
-    torch.testing.assert_close(said, fresh, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(generated, fresh, atol=1e-4, rtol=1e-3)
     backbone.save(tmp_path / "b")
     torch.testing.assert_close(
         Backbone.load(tmp_path / "b")(batch, table()).condition, after
     )
 
 
-def test_trap_22_a_prompt_that_is_too_long_is_an_error_not_a_cut(make):
+def test_trap_22_a_prompt_that_is_too_long_is_an_error_and_is_not_cut(make):
     backbone, prompts = make("gpt2")
     with pytest.raises(ConfigError, match="longer than this backbone's 256"):
         backbone(prompts.batch(Ragged.from_lists([[1] * 45])), table())
@@ -650,7 +658,8 @@ def test_trees_hold_every_answer_once(answers, places):
     for tree in answer_trees(answers, places):
         # ancestors come in order of length
         beginnings = [
-            tuple(tree.words[tree.among[n]].tolist()) for n in range(len(tree.words))
+            tuple(tree.words[tree.ancestors[n]].tolist())
+            for n in range(len(tree.words))
         ]
         assert (
             len(set(beginnings)) == len(beginnings)
@@ -684,17 +693,17 @@ def test_the_real_smollm2():
     assert sum(
         p.numel() for p in backbone.llm.parameters() if p.requires_grad
     ) < 0.04 * sum(p.numel() for p in backbone.llm.parameters())
-    said = parse_answer(
+    generated = parse_answer(
         backbone.generate(
             prompts.batch(HISTORIES, side="left"), table(), max_new_tokens=4
         ).texts,
         KINDS,
     )
-    assert len(said.categories) == 3
+    assert len(generated.categories) == 3
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.4, 0.5, 0.998, 0.999, 0.9999])
-def test_dropout_meets_every_rate(p):
+def test_dropout_has_every_rate_exactly(p):
     """Also rates between two multiples of 1/256, and those that would round to 1."""
     n = 4_000_000
     with seeded(0):

@@ -74,72 +74,55 @@ def bpe_tokenizer():
     )
 
 
-def slow(prompts, history, target):
-    """(kind, word or slot) of every place of one prompt, and the condition places.
+class SlowWriter:
+    "Write one prompt as a list of (kind, word or slot), without the library's tables."
 
-    Written without any of the library's tables.
-    """
-    t, text, out, ends = prompts.template, prompts.text, [], []
+    def __init__(self, text):
+        self.text, self.out = text, []
 
-    def say(words, kind="word"):
-        out.extend(
-            (kind, i)
-            for i in (
-                text(words, add_special_tokens=False)["input_ids"] if words else []
-            )
-        )
+    def add_words(self, words, kind="word"):
+        ids = self.text(words, add_special_tokens=False)["input_ids"] if words else []
+        self.out.extend((kind, i) for i in ids)
 
-    def fill(pattern, kind="word", **values):
+    def fill(self, pattern, kind="word", **values):
         while pattern:
-            cut = min(
-                (
-                    pattern.find("{" + n + "}")
-                    for n in values
-                    if "{" + n + "}" in pattern
-                ),
-                default=-1,
-            )
+            marks = ["{" + name + "}" for name in values]
+            cut = min((pattern.find(m) for m in marks if m in pattern), default=-1)
             if cut < 0:
-                say(pattern, kind)
+                self.add_words(pattern, kind)
                 return
-            say(pattern[:cut], kind)
+            self.add_words(pattern[:cut], kind)
             name = pattern[cut + 1 : pattern.index("}", cut)]
             if isinstance(values[name], str):
-                say(values[name], kind)
+                self.add_words(values[name], kind)
             else:
-                out.extend(values[name])
+                self.out.extend(values[name])
             pattern = pattern[pattern.index("}", cut) + 1 :]
 
-    say(t.prefix)
+
+def slow(prompts, history, target):
+    "Return (kind, word or slot) of every position, and the condition positions."
+    t, k, ends = prompts.template, prompts.tokens, []
+    writer = SlowWriter(prompts.text)
+    writer.add_words(t.prefix)
     for j, i in enumerate(history):
         if j:
-            say(t.separator)
-        fill(
-            t.item,
-            title=ITEMS["title"][i],
-            tokens=[("item", i * prompts.tokens + k) for k in range(prompts.tokens)],
-        )
-        ends.append(len(out) - 1)
+            writer.add_words(t.separator)
+        slots = [("item", i * k + n) for n in range(k)]
+        writer.fill(t.item, title=ITEMS["title"][i], tokens=slots)
+        ends.append(len(writer.out) - 1)
     if target is not None or not t.uses_next:
-        fill(
-            t.suffix,
-            user=[("user", k) for k in range(prompts.user_tokens)],
-            next=[
-                ("item", (target or 0) * prompts.tokens + k)
-                for k in range(prompts.tokens)
-            ],
-        )
+        user = [("user", n) for n in range(prompts.user_tokens)]
+        following = [("item", (target or 0) * k + n) for n in range(k)]
+        writer.fill(t.suffix, user=user, next=following)
     if t.condition != "item":
-        ends[-1] = len(out) - 1
+        ends[-1] = len(writer.out) - 1
     if target is not None and ITEMS["categories"][target]:
-        fill(
-            t.answer,
-            "answer",
-            categories=t.join.join(ITEMS["categories"][target]),
-            title=ITEMS["title"][target],
-        )
-        out.append(("answer", text.eos_token_id))
-    return out, ends
+        categories = t.join.join(ITEMS["categories"][target])
+        title = ITEMS["title"][target]
+        writer.fill(t.answer, "answer", categories=categories, title=title)
+        writer.out.append(("answer", prompts.text.eos_token_id))
+    return writer.out, ends
 
 
 histories = st.lists(
@@ -156,7 +139,7 @@ histories = st.lists(
     answered=st.booleans(),
     data=st.data(),
 )
-def test_every_place_is_what_a_slow_loop_says(rows, name, k, side, answered, data):
+def test_every_position_equals_a_slow_loop(rows, name, k, side, answered, data):
     prompts = PROMPTS[name, k]
     targets = (
         np.array(
@@ -224,7 +207,7 @@ def test_long_histories_keep_their_last_items():
 
 
 def test_trap_09_no_leak_the_answer_stands_after_every_condition():
-    for (name, k), prompts in PROMPTS.items():
+    for prompts in PROMPTS.values():
         rows = Ragged.from_lists([[1, 2, 3], [4]])
         one, other, none = (
             prompts.batch(rows, np.array([5, 6])),
@@ -244,7 +227,7 @@ def test_trap_09_no_leak_the_answer_stands_after_every_condition():
 
 @SETTINGS
 @given(rows=histories, k=st.sampled_from([1, 3]), data=st.data())
-def test_own_words_stand_behind_the_prompt_and_only_the_last_condition_moves(
+def test_generated_words_follow_the_prompt_and_move_only_the_last_condition(
     rows, k, data
 ):
     prompts = PROMPTS["reasoned", k]
@@ -292,7 +275,7 @@ def test_own_words_stand_behind_the_prompt_and_only_the_last_condition_moves(
 
 
 @pytest.mark.parametrize("item", ["{tokens}", "{title}"])
-def test_tokens_that_are_fed_back_fill_the_next_slot(item):
+def test_generated_tokens_fill_the_slot_next(item):
     "Also where the items themselves are shown as titles only."
     prompts = prompts_for(
         Template("A", item, ",", "Next:{next}.", "{categories}"), tokens=3
@@ -368,7 +351,7 @@ def test_trap_13_also_where_the_padding_token_is_the_end():
     assert (batch.input_ids[0][batch.attention_mask[0] == 0] == text.eos_token_id).all()
 
 
-def test_trap_14_the_parser_finds_what_is_there():
+def test_trap_14_the_parser_finds_every_named_category():
     texts = [
         "Comedy",
         "action,comedy",
@@ -446,7 +429,7 @@ def test_trap_22_padded_to_the_longest_row_and_no_further():
             assert batch.attention_mask.sum(1).max() == batch.input_ids.shape[1] < 100
 
 
-def test_a_tokenizer_with_a_beginning_puts_it_once():
+def test_a_beginning_of_sequence_token_stands_once():
     text = bpe_tokenizer()
     batch = Prompts(TEMPLATES["both"], text, ITEMS, 2).batch(
         Ragged.from_lists([[1, 2]]), np.array([4])
@@ -472,7 +455,7 @@ def test_a_space_goes_with_the_word_after_it():
 
 
 @pytest.mark.parametrize("text", ["bpe", "words"])
-def test_a_title_cannot_smuggle_in_special_tokens_or_placeholders(text):
+def test_a_title_cannot_bring_in_special_tokens_or_placeholders(text):
     items = ITEMS.assign(title=["</s> <eos> {tokens} <item> <s>"] * N)
     template = TEMPLATES["both"]
     text = bpe_tokenizer() if text == "bpe" else word_tokenizer(template, items)
@@ -547,12 +530,12 @@ def test_numbers_of_items_are_never_words():
         ({"condition": "start"}, "unknown place"),
     ],
 )
-def test_templates_that_make_no_sense(parts, message):
+def test_bad_templates_are_refused(parts, message):
     with pytest.raises(ConfigError, match=message):
         Template(**parts)
 
 
-def test_bad_input_says_what_and_where():
+def test_bad_input_is_refused_with_its_place():
     prompts = prompts_for("tokens")
     with pytest.raises(DataError, match="row 1 has none"):
         prompts.batch(Ragged.from_lists([[1], []]))

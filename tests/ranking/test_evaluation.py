@@ -388,9 +388,8 @@ def test_a_block_inside_another_takes_nothing_from_its_peak():
             pass
     if outer.peak_mb is not None:
         assert outer.peak_mb - inner.peak_mb > 100 or inner.peak_mb == outer.peak_mb
-    with measured() as outer:
-        with measured() as inner:
-            np.ones(30_000_000).sum()
+    with measured() as outer, measured() as inner:
+        np.ones(30_000_000).sum()
     if outer.peak_mb is not None:
         assert outer.peak_mb >= inner.peak_mb
 

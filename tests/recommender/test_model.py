@@ -1,4 +1,4 @@
-"""ContRec whole: no leak, gradients, presets, saving, and the traps that only the whole can show."""
+"""The whole ContRec: no leak, gradients, presets, saving, and traps of the whole."""
 
 import dataclasses
 
@@ -13,13 +13,13 @@ from contrec.data.split import leave_one_out
 from contrec.foundations.errors import ConfigError, DataError, TrainingError
 from contrec.foundations.random import seeded
 from contrec.foundations.trainer import Trainer
-from contrec.language_model.backbone import Generated
+from contrec.language_model.generation import Generated
 from contrec.language_model.prompts import TEMPLATES, word_tokenizer
 from contrec.ranking.recommender import check_recommender
 from contrec.recommender.config import PRESETS, TARGETS, preset
 from contrec.recommender.contrec import ContRec
 from contrec.recommender.network import Network, running_mean
-from contrec.tokenizer.sigma_vae import Tokenizer, latents
+from contrec.tokenizer.sigma_vae import latents
 
 SHORT = dict(
     epochs=2,
@@ -158,7 +158,7 @@ def test_reason_then_recommend_reads_behind_the_models_own_answer(small_split):
     with torch.no_grad():
         torch.nn.init.zeros_(network.user_adapter.weight)
         catalogue = network.catalogue()
-        said = network.say(histories, catalogue)
+        said = network.generate_answers(histories, catalogue)
         silent, _ = network.condition(
             network.prompts.batch(histories),
             network._items(histories, network.prompts.batch(histories)),
@@ -271,7 +271,7 @@ def test_failed_parses_are_counted_and_never_fatal(explained, small_split):
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Network, "say", babble)
+        patch.setattr(Network, "generate_answers", babble)
         said = explained.answers(histories)
         assert (
             said.failures == len(histories) - len(histories) // 4
@@ -295,7 +295,8 @@ def test_text_scores_prefer_the_kind_that_the_model_names(
     says_odd = np.array(["odd" in c for c in explained.answers(histories).categories])
     assert (kind[model.rank(histories, 5).ids] == says_odd[:, None]).mean() > share
     assert np.array_equal(
-        model.with_decoding(text_weight=0.0).score(histories), explained.score(histories)
+        model.with_decoding(text_weight=0.0).score(histories),
+        explained.score(histories),
     )
 
 
@@ -514,16 +515,17 @@ def test_no_condition_sees_a_later_item(model, small_split):
         assert torch.equal(c[:, :j], d[:, :j]) and not torch.equal(c[:, j], d[:, j])
 
 
-def test_the_running_user_is_the_mean_so_far():
+def test_the_user_vector_is_the_decayed_mean_so_far():
     x = torch.randn(2, 4, 3)
     expected = torch.stack([x[:, : j + 1].mean(1) for j in range(4)], 1)
     torch.testing.assert_close(running_mean(x), expected)
-    weigh = lambda j: (
-        (x[:, : j + 1] * 0.6 ** torch.arange(j, -1, -1)[:, None]).sum(1)
-        / sum(0.6**k for k in range(j + 1))
-    )
+
+    def weighted_mean(j):
+        weights = 0.6 ** torch.arange(j, -1, -1)
+        return (x[:, : j + 1] * weights[:, None]).sum(1) / weights.sum()
+
     torch.testing.assert_close(
-        running_mean(x, 0.6), torch.stack([weigh(j) for j in range(4)], 1)
+        running_mean(x, 0.6), torch.stack([weighted_mean(j) for j in range(4)], 1)
     )
 
 
@@ -1105,10 +1107,6 @@ def test_trap_02_the_pretrained_tokenizer_is_the_one_in_use(small_split, tmp_pat
             return super()._train(*a)
 
     Watched(short(tokenizer_epochs=200, epochs=1)).fit(small_split)
-    with seeded(0):
-        fresh = Tokenizer.kinds["SigmaVAE"](
-            d_in=16, **PRESETS["contrec"].tokenizer_settings
-        )
     assert seen["trained"] < 0.6
 
 
@@ -1284,7 +1282,7 @@ def test_a_kept_model_that_cannot_be_written_leaves_nothing(
         raise KeyboardInterrupt
 
     # the last file of all
-    monkeypatch.setattr("contrec.recommender.contrec.write_manifest", interrupted)
+    monkeypatch.setattr("contrec.recommender.checkpoints.write_manifest", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ContRec.fitted(short(), small_split, tmp_path / "kept")
     assert not list(tmp_path.iterdir())
@@ -1363,7 +1361,8 @@ def test_a_discrete_tokenizer_comes_back_in_a_fresh_process(
 import numpy as np
 from contrec.recommender.contrec import ContRec
 model = ContRec.from_pretrained({str(tmp_path / "m")!r})
-assert np.array_equal(model.score(model.split.histories("test")), np.load({str(tmp_path / "scores.npy")!r}))
+scores = model.score(model.split.histories("test"))
+assert np.array_equal(scores, np.load({str(tmp_path / "scores.npy")!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-500:]

@@ -1,4 +1,4 @@
-"""A saved model is believed only as it was written: every altered, swapped, missing or foreign file is named."""
+"""A saved model is checked: every altered, swapped or missing file is named."""
 
 import json
 import shutil
@@ -13,8 +13,9 @@ from contrec.data.split import leave_one_out
 from contrec.foundations.errors import CheckpointError, ConfigError
 from contrec.foundations.files import load_tensors, save_tensors
 from contrec.foundations.storage import MANIFEST
+from contrec.recommender.checkpoints import sequences_sha256
 from contrec.recommender.config import preset
-from contrec.recommender.contrec import ContRec, _sequences_sha256
+from contrec.recommender.contrec import ContRec
 
 TINY = dict(
     epochs=1,
@@ -386,5 +387,5 @@ def test_the_digest_of_the_sequences_is_the_splits_own(small_split, world):
         read_log(world / "log.csv", items=read_items(world / "items.csv")), seed=5
     )
     assert (
-        _sequences_sha256(small_split) == small_split.sha256 == _sequences_sha256(other)
+        sequences_sha256(small_split) == small_split.sha256 == sequences_sha256(other)
     )

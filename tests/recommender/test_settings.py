@@ -1,4 +1,4 @@
-"""Settings: every type and range, names near the right one, presets that nobody can change, and a network that is built before anything trains."""
+"""Settings: types, ranges, near names, fixed presets, a check before training."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""What the words are worth: F1 and its baseline against slow oracles, the three rankings, and items that are really held out."""
+"""Effect of the text score: F1 against slow oracles, rankings, held-out items."""
 
 import dataclasses
 
@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from contrec.data.interactions import Ragged
 from contrec.foundations.errors import ConfigError, DataError
 from contrec.ranking.metrics import per_user, summarise
+from contrec.recommender.cold_start import cold_start, hold_out_items
 from contrec.recommender.config import preset
 from contrec.recommender.contrec import ContRec
-from contrec.recommender.new_items import cold_start, hold_out_items
-from contrec.recommender.text_scores import (
+from contrec.recommender.text_effect import (
     category_f1,
     hybrid_table,
     most_frequent_categories,
@@ -77,7 +77,7 @@ def test_text_accuracy_counts_what_it_cannot_read(model, small_split, monkeypatc
         and 0.4 < found.f1 <= 1
         and 0.6 < found.frequent_f1 <= 1
     )
-    from contrec.recommender.contrec import Answers
+    from contrec.recommender.text_scores import Answers
 
     monkeypatch.setattr(
         ContRec,

@@ -280,7 +280,7 @@ def test_failed_trainings_are_results_and_mistakes_are_not(tmp_path):
     assert not list((tmp_path / "x").glob("*")) if (tmp_path / "x").exists() else True
     for bad in ({}, {"m": float("nan")}, {"m": float("inf")}):
         with pytest.raises(ConfigError, match="finite numbers"):
-            run_once(lambda c, s: bad, {"a": 5}, 0, tmp_path)
+            run_once(lambda c, s, bad=bad: bad, {"a": 5}, 0, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -531,7 +531,7 @@ def test_a_study_of_words_tells_what_its_parts_tell(small_world, small_split):
     from contrec.ranking.evaluation import evaluate
     from contrec.recommender.config import preset
     from contrec.recommender.contrec import ContRec
-    from contrec.recommender.text_scores import hybrid_table, text_accuracy
+    from contrec.recommender.text_effect import hybrid_table, text_accuracy
 
     settings = dict(
         epochs=3,

@@ -1,4 +1,8 @@
-"The peers and rivals: one contract, order learnt where only order counts, beam search against reading every item, seeds, and what a kill leaves."
+"""Test the peers of ContRec.
+
+Order is learnt where nothing else helps, beam search equals reading every item, seeds
+decide everything, and a kill loses nothing.
+"""
 
 import itertools
 from dataclasses import replace
@@ -88,7 +92,7 @@ def test_contract_on_a_gpu(name, split):
 
 @pytest.fixture(scope="module")
 def uneven():
-    """Histories of 4 to 11 items, so that the windows have different numbers of steps."""
+    "Histories of 4 to 11 items: the windows have different numbers of steps."
     lengths = np.tile(np.arange(4, 12), 6)
     items = np.concatenate(
         [(7 * u + 5 * np.arange(n)) % 23 for u, n in enumerate(lengths)]
@@ -197,9 +201,11 @@ def test_the_same_seed_the_same_model_and_the_test_item_is_never_seen(
     ],
 )
 def test_order_is_learnt_where_sets_say_nothing(name, options, split):
-    hit = lambda m: per_user(
-        m.rank(split.histories("test"), 3, np.arange(60)).ids, split.test, (3,)
-    )["HR@3"].mean()
+    def hit(m):
+        return per_user(
+            m.rank(split.histories("test"), 3, np.arange(60)).ids, split.test, (3,)
+        )["HR@3"].mean()
+
     assert (
         hit(SMALL[name](**options).fit(split))
         > 0.8
@@ -216,7 +222,8 @@ def test_trap_19_the_best_weights_stay_not_the_last(split):
 
 
 def test_a_killed_training_ends_with_the_same_scores(split, tmp_path):
-    make = lambda **more: BERT4Rec(width=8, layers=1, length=6, epochs=4, **more)
+    def make(**more):
+        return BERT4Rec(width=8, layers=1, length=6, epochs=4, **more)
 
     def kill(row):
         if row["epoch"] == 2:

@@ -1,4 +1,8 @@
-"""Tables of studies: there and back without loss, whole or not at all, one writer at a time, and a line for what is wrong."""
+"""Test the tables of studies.
+
+A record comes back without loss, a table is written whole or not at all, one process
+writes at a time, and what is wrong is refused with one line.
+"""
 
 import copy
 import json

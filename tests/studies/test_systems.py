@@ -363,13 +363,13 @@ def test_a_large_set_tries_what_won_on_the_small_ones(small, tmp_path):
 
 
 def test_a_killed_search_goes_on(small, tmp_path, monkeypatch):
-    def killing(dataset, system, settings, *more, real=tuning._trial):
+    def killing(dataset, system, settings, *more, real=tuning._run_trial):
         if settings == {"regularisation": 1000}:
             raise KeyboardInterrupt
         return real(dataset, system, settings, *more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(comparison, "_trial", killing)
+        patched.setattr(comparison, "_run_trial", killing)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, "ease", tuned=True)
     assert (
@@ -382,7 +382,7 @@ def test_a_killed_search_goes_on(small, tmp_path, monkeypatch):
 
 
 def test_two_processes_do_not_train_the_same(small, small_split, tmp_path):
-    work = tuning._work(
+    work = tuning._checkpoint_folder(
         tmp_path, replace(small_split, name="small"), "sasrec-ce", {}, 0
     )
     work.parent.mkdir()
@@ -390,7 +390,7 @@ def test_two_processes_do_not_train_the_same(small, small_split, tmp_path):
         FileLock(f"{work}.lock"),
         pytest.raises(
             ConfigError,
-            match="small--sasrec-ce--0--[0-9a-f]{12} is being trained by another process",
+            match="small--sasrec-ce--0--[0-9a-f]{12} is being trained by another",
         ),
     ):
         run(tmp_path, "sasrec-ce", seeds=[0])
@@ -402,7 +402,7 @@ def test_two_processes_do_not_train_the_same(small, small_split, tmp_path):
 def test_two_processes_may_do_the_same_where_no_checkpoint_is_kept(
     small, small_split, tmp_path
 ):
-    work = tuning._work(
+    work = tuning._checkpoint_folder(
         tmp_path,
         replace(small_split, name="small"),
         "ease",
@@ -791,11 +791,14 @@ def changed_by(fit, split):
     """Which of the two held-out parts moves the scores of a system that has one epoch,
     so that validation has nothing to choose.
     """
-    score = lambda part: fit(
-        split
-        if part is None
-        else replace(split, **{part: (getattr(split, part) + 1) % split.n_items})
-    ).score(split.train.take(np.arange(20)), np.arange(20))
+
+    def score(part):
+        return fit(
+            split
+            if part is None
+            else replace(split, **{part: (getattr(split, part) + 1) % split.n_items})
+        ).score(split.train.take(np.arange(20)), np.arange(20))
+
     expected = score(None)
     return [
         part for part in ("valid", "test") if not np.array_equal(score(part), expected)

@@ -1,36 +1,23 @@
-"""Files that are whole or absent, local seeding, and the training loop's promises."""
+"""What the training loop promises."""
 
-import json
-import os
-import random
-import stat
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
-from crash_points import count_changes, crash_at
+from crash_points import crash_at
 from torch import nn
 
-from contrec.foundations.environment import environment
 from contrec.foundations.errors import (
     CheckpointError,
     ConfigError,
-    ContrecError,
     DamagedFileError,
     NotFiniteError,
     TrainingError,
 )
 from contrec.foundations.files import (
-    atomic_path,
     load_checkpoint,
     load_tensors,
-    read_json,
     save_checkpoint,
-    save_tensors,
-    sha256,
-    write_json,
 )
 from contrec.foundations.random import seeded
 from contrec.foundations.trainer import Trainer, learning_rate, progress, train
@@ -50,281 +37,19 @@ def model():
         return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
 
 
+def without_seconds(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
 def loss_of(net):
     return lambda rows: Loss((net(X[rows]) - Y[rows]).square().mean())
-
-
-def test_write_leaves_nothing_behind_when_it_fails(tmp_path):
-    write_json(tmp_path / "a.json", {"x": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"x": object()})
-    assert read_json(tmp_path / "a.json") == {"x": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_full_disk_is_named(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(
-        ContrecError, match=r"cannot write .*a\.json: No space left on device"
-    ):
-        write_json(tmp_path / "a.json", {})
-    assert not list(tmp_path.iterdir())
-
-
-def test_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ContrecError, match="cannot write"):
-        with atomic_path(tmp_path / "file" / "deeper" / "a.txt") as p:
-            p.write_text("x")
-
-
-@pytest.mark.parametrize(
-    "umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)]
-)
-def test_files_have_the_mode_of_the_umask(tmp_path, umask, mode):
-    before = os.umask(umask)
-    try:
-        write_json(tmp_path / "a.json", {})
-        save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
-    finally:
-        os.umask(before)
-    assert {stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()} == {mode}
-
-
-def test_a_library_that_makes_a_private_file_does_not_keep_it_private(tmp_path):
-    with atomic_path(tmp_path / "a") as p:
-        p.unlink()
-        os.close(os.open(p, os.O_CREAT | os.O_WRONLY, 0o600))
-    (tmp_path / "b").touch()
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
-
-
-def test_temporary_names_cannot_be_foreseen_and_no_link_is_followed(
-    tmp_path, monkeypatch
-):
-    names = set()
-    for _ in range(2):
-        with atomic_path(tmp_path / "a") as p:
-            names.add(p.name)
-            assert p.parent == tmp_path and p.is_file() and not p.is_symlink()
-    assert len(names) == 2 and not any(
-        str(os.getpid()) == part for name in names for part in name.split(".")
-    )
-    victim = tmp_path / "victim"
-    victim.write_text("mine")
-    monkeypatch.setattr(
-        "contrec.foundations.trainer.secrets.token_hex", lambda n: "known"
-    )
-    (tmp_path / ".known.part").symlink_to(victim)  # someone guessed the name
-    with pytest.raises(ContrecError, match="File exists"):
-        write_json(tmp_path / "b.json", {})
-    assert victim.read_text() == "mine"
-
-
-def test_a_link_under_the_files_own_name_is_replaced_not_followed(tmp_path):
-    (tmp_path / "victim").write_text("mine")
-    (tmp_path / "a.json").symlink_to(tmp_path / "victim")
-    write_json(tmp_path / "a.json", {"x": 1})
-    assert (tmp_path / "victim").read_text() == "mine" and read_json(
-        tmp_path / "a.json"
-    ) == {"x": 1}
-
-
-def test_content_is_synced_before_the_rename_and_the_folder_after_it(tmp_path):
-    trace = count_changes(lambda: write_json(tmp_path / "new" / "a.json", {}))
-    names = [name for name, _ in trace]
-    assert (
-        names.index("mkdir")
-        < names.index("os.open")
-        < names.index("open")
-        < names.index("replace")
-    )
-    assert (
-        names.count("fsync") == 3
-        and names[names.index("replace") - 1]
-        == names[names.index("replace") + 1]
-        == "fsync"
-    )
-
-
-@pytest.mark.parametrize("torn", [False, True])
-def test_a_crash_at_any_point_leaves_the_old_file_or_the_new_one(tmp_path, torn):
-    path = tmp_path / "a.json"
-    for n in range(100):
-        write_json(path, {"version": 1, "long": "x" * 1000})
-        with crash_at(n, torn) as crash:
-            write_json(path, {"version": 2, "long": "y" * 1000})
-        assert read_json(path)["version"] in (1, 2)
-        if not crash.happened:
-            break
-    assert 4 <= n < 99 and read_json(path)["version"] == 2
-
-
-@pytest.mark.parametrize(
-    "make, word",
-    [
-        (Path.mkdir, "a folder"),
-        (os.mkfifo, "not a regular file"),
-        (lambda p: p.symlink_to(p), "cannot read"),
-    ],
-)
-def test_what_is_no_file_is_said_in_a_line_and_nothing_waits(tmp_path, make, word):
-    make(tmp_path / "a.json")
-    for read in (read_json, load_tensors, sha256):
-        with pytest.raises(CheckpointError, match=word) as caught:
-            read(tmp_path / "a.json")
-        assert (
-            "damaged" not in str(caught.value)
-            and len(str(caught.value).splitlines()) == 1
-        )
-
-
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-def test_a_folder_or_a_pipe_is_not_written_over(tmp_path, make):
-    make(tmp_path / "a.json")
-    with pytest.raises(ContrecError, match="cannot write"):
-        write_json(tmp_path / "a.json", {})
-    assert not (tmp_path / "a.json").is_file() and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
-    save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
-
-    def closed(path, *args, **kwargs):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr("builtins.open", closed)
-    for read in (load_tensors, read_json, sha256, load_checkpoint):
-        with pytest.raises(
-            CheckpointError, match="may not be read: Permission denied"
-        ) as caught:
-            read(tmp_path / "a.safetensors")
-        assert (
-            "amaged" not in str(caught.value)
-            and "Delete" not in str(caught.value)
-            and not isinstance(caught.value, DamagedFileError)
-        )
-
-
-@pytest.mark.parametrize(
-    "number, words",
-    [(28, "Free some space"), (30, "Read-only file system"), (13, "Permission denied")],
-)
-def test_a_folder_that_takes_no_file_is_named_in_a_line(
-    tmp_path, monkeypatch, number, words
-):
-    def refuse(*_, **__):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("contrec.foundations.trainer.os.open", refuse)
-    with pytest.raises(ContrecError, match=words) as caught:
-        write_json(tmp_path / "a.json", {})
-    assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
-def test_impossible_names_are_refused_in_a_line(tmp_path, name):
-    for call in (lambda p: write_json(p, {}), read_json, load_tensors, sha256):
-        with pytest.raises(ContrecError) as caught:
-            call(tmp_path / name)
-        assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    "content, what",
-    [
-        ("{", "not valid JSON"),
-        (None, "does not exist"),
-        ("[" * 100_000, "not valid JSON"),
-        ('{"x": NaN}', "not valid JSON"),
-    ],
-)
-def test_bad_json_is_named(tmp_path, content, what):
-    if content is not None:
-        (tmp_path / "a.json").write_text(content)
-    with pytest.raises(CheckpointError, match=what):
-        read_json(tmp_path / "a.json")
-
-
-def test_nan_is_no_json(tmp_path):
-    with pytest.raises(ValueError):
-        write_json(tmp_path / "a.json", float("nan"))
-
-
-def test_tensors_round_trip_even_when_they_share_memory(tmp_path):
-    t = torch.arange(6.0)
-    save_tensors(
-        tmp_path / "t.safetensors",
-        {"a": t, "b": t[:3], "c": t.view(2, 3).T},
-        {"k": [1, None]},
-    )
-    saved = load_tensors(tmp_path / "t.safetensors")
-    assert torch.equal(saved.tensors["c"], t.view(2, 3).T) and saved.metadata == {
-        "k": [1, None]
-    }
-
-
-@pytest.mark.parametrize("damage", [b"", b"\x00" * 40, b"hello"])
-def test_damaged_tensors_are_named(tmp_path, damage):
-    (tmp_path / "t.safetensors").write_bytes(damage)
-    with pytest.raises(CheckpointError, match="is damaged"):
-        load_tensors(tmp_path / "t.safetensors")
-
-
-def test_every_flipped_bit_of_saved_tensors_is_noticed(tmp_path):
-    path = tmp_path / "t.safetensors"
-    save_tensors(
-        path, {"a": torch.arange(3.0), "b": torch.tensor([1, 2])}, {"epoch": 3}
-    )
-    data = path.read_bytes()
-    for bit in range(len(data) * 8):
-        flipped = bytearray(data)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
-        with pytest.raises(DamagedFileError):
-            load_tensors(path)
-
-
-def test_sha256(tmp_path):
-    (tmp_path / "f").write_bytes(b"abc")
-    assert (
-        sha256(tmp_path / "f")
-        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    )
-
-
-def test_trap_06_seeding_is_local():
-    torch.manual_seed(3)
-    np.random.seed(3)
-    random.seed(3)
-    expected = torch.rand(1), np.random.rand(), random.random()
-    torch.manual_seed(3)
-    np.random.seed(3)
-    random.seed(3)
-    with seeded(11):
-        torch.rand(5), np.random.rand(5), random.random()
-    net = model()
-    train(net, loss_of(net), 64, epochs=2, seed=5)
-    assert (torch.rand(1), np.random.rand(), random.random()) == expected
-
-
-def test_states_come_back_after_an_error():
-    before = torch.get_rng_state()
-    with pytest.raises(KeyError):
-        with seeded(1):
-            torch.rand(3)
-            raise KeyError
-    assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("die_at", [1, 4, 9])
 @pytest.mark.parametrize("evaluated", [False, True])
 def test_resume_is_exact_with_dropout_and_evaluation(tmp_path, die_at, evaluated):
     def run(checkpoint=None, die=None):
-        net, scores = model(), iter(range(100))
+        net = model()
         score = (lambda: -float((net(X) - Y).square().mean())) if evaluated else None
 
         def log(row):
@@ -352,8 +77,7 @@ def test_resume_is_exact_with_dropout_and_evaluation(tmp_path, die_at, evaluated
     resumed, retold = run(tmp_path / "c.safetensors")
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()):
         assert torch.equal(a, b)
-    drop = lambda rows: [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
-    assert drop(told) == drop(retold)
+    assert without_seconds(told) == without_seconds(retold)
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
@@ -550,7 +274,7 @@ def test_trap_19_the_best_weights_are_kept_not_the_last():
     )
 
 
-def test_patience_stops():
+def test_patience_stops_the_training():
     net, calls = model(), []
 
     def score():
@@ -575,7 +299,7 @@ def test_trap_03_training_mode_in_training_and_eval_mode_in_evaluation():
     assert modes == [True, False, True, False] and not net.training
 
 
-def test_some_parameters_learn_faster(tmp_path):
+def test_lr_multipliers_make_some_parameters_learn_faster(tmp_path):
     def run(checkpoint=None, die=None, **more):
         net = model()
 
@@ -602,7 +326,10 @@ def test_some_parameters_learn_faster(tmp_path):
         next(iter(dict(model().named_parameters()))),
     )
     alike, faster = run(), run(lr_multipliers={first: 4.0})
-    moved = lambda after, name: (after[name] - before[name]).abs().mean().item()
+
+    def moved(after, name):
+        return (after[name] - before[name]).abs().mean().item()
+
     assert moved(faster, first) > 2 * moved(alike, first)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "c.safetensors", 2, lr_multipliers={first: 4.0})
@@ -627,7 +354,7 @@ def test_trap_11_the_rate_follows_the_true_number_of_steps():
         learning_rate(0, 1, schedule="zigzag")
 
 
-def test_parts_make_the_same_steps(tmp_path):
+def test_accumulated_parts_make_the_same_steps(tmp_path):
     """Without dropout, gradients of parts add up to that of the whole, also where the
     last step has fewer rows than parts.
     """
@@ -739,7 +466,7 @@ def test_two_processes_add_up_to_one():
     assert not messages[0][: len(whole)].any()
 
 
-def test_further_figures_of_a_validation_are_logged():
+def test_all_numbers_of_an_evaluation_are_logged():
     net = model()
     rows = train(
         net,
@@ -751,7 +478,7 @@ def test_further_figures_of_a_validation_are_logged():
     assert [(r["score"], r["rank"]) for r in rows] == [(1.0, 3.5)] * 2
 
 
-def test_a_checkpoint_is_written_and_read_by_two_functions(tmp_path):
+def test_a_saved_state_is_restored(tmp_path):
     net, path = model(), tmp_path / "c.safetensors"
     assert load_checkpoint(path) is None and load_checkpoint(None) is None
     trainer = Trainer(net, loss_of(net), 64, epochs=2)
@@ -759,9 +486,7 @@ def test_a_checkpoint_is_written_and_read_by_two_functions(tmp_path):
     save_checkpoint(path, trainer.state())
     again = Trainer(model(), loss_of(net), 64, epochs=2)
     again.restore(load_checkpoint(path))
-    assert (
-        again.epoch == 2 and again.step == trainer.step and again.rows == trainer.rows
-    )
+    assert again.epoch == 2 and again.step == trainer.step and again.log == trainer.log
 
 
 def test_trap_11_parts_do_not_change_the_rate():
@@ -870,9 +595,5 @@ def test_resume_is_exact_with_an_average(tmp_path):
         )
 
 
-def test_environment_is_json():
-    assert json.loads(json.dumps(environment()))["threads"] == torch.get_num_threads()
-
-
-def test_progress_gives_everything():
+def test_progress_yields_every_item():
     assert list(progress([1, 2, 3], "x")) == [1, 2, 3]

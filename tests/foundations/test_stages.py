@@ -11,16 +11,21 @@ from contrec.foundations.run_folder import Stages, read_log_rows
 from contrec.recommender.config import preset
 from contrec.recommender.contrec import ContRec
 
-save = lambda x, path: save_tensors(path.with_suffix(".safetensors"), {"x": x})
-load = lambda path: load_tensors(path.with_suffix(".safetensors")).tensors["x"]
+
+def save(x, path):
+    save_tensors(path.with_suffix(".safetensors"), {"x": x})
+
+
+def load(path):
+    return load_tensors(path.with_suffix(".safetensors")).tensors["x"]
 
 
 def counting(n=3, die=None):
-    def make(checkpoint, log):
+    def make(checkpoint, on_epoch_end):
         for epoch in range(1, n + 1):
             if epoch == die:
                 raise KeyboardInterrupt
-            log({"epoch": epoch, "seconds": 0.0})
+            on_epoch_end({"epoch": epoch, "seconds": 0.0})
         return torch.tensor([float(n)])
 
     return make
@@ -74,10 +79,10 @@ def test_rows_of_other_stages_stay(tmp_path):
 def test_a_log_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     stages = Stages(tmp_path / "run")
 
-    def make(checkpoint, log):
+    def make(checkpoint, on_epoch_end):
         (tmp_path / "run" / "log.jsonl").unlink()
         (tmp_path / "run" / "log.jsonl").mkdir()
-        log({"epoch": 1})
+        on_epoch_end({"epoch": 1})
 
     with pytest.raises(ContrecError, match="log.jsonl"):
         stages.do("a", make, save, load)
