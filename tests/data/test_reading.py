@@ -940,8 +940,8 @@ def test_a_rating_tells_rows_apart_where_it_is_read(file):
 def test_rows_agree_with_what_was_left_out(file):
     text = (
         csv_of(rows_of())
-        + "\n,i001,1700000000,5\nu001,NA,1700000000,5\n"
-        + "\nu001,i001,1700000000,1\nu001,i001,1700000000,1\n"
+        + "\n,i001,1700000000,5\nu001,NA,1700000000,5\n\n"
+        + "u001,i001,1700000000,1\n" * 2
     )
     report = read_log(file(text), rating="rating", min_rating=2).report
     low = (rows_of()["rating"].astype(int) < 2).sum()

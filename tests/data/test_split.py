@@ -1,4 +1,4 @@
-"""Logs that leave nothing to rank are refused at the split, and told what to do."""
+"""Logs that leave nothing to rank are refused in a line or two."""
 
 import numpy as np
 import pandas as pd

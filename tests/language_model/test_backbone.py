@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
 import contrec.language_model.backbone
-from contrec.data.datasets import cache_dir
+from contrec.data.fetching import cache_dir
 from contrec.data.interactions import Ragged
 from contrec.foundations.errors import CheckpointError, ConfigError
 from contrec.foundations.files import save_tensors

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from contrec.data.datasets import cache_dir
+from contrec.data.fetching import cache_dir
 from contrec.data.interactions import Ragged
 from contrec.foundations.errors import ConfigError, DataError
 from contrec.foundations.random import seeded
