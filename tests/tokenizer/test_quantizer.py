@@ -1,4 +1,4 @@
-"What notebook 06 cannot show: the straight-through trap, k-means against a loop, revival, and faults."
+"""The straight-through trap, k-means against a loop, revival, and faults."""
 
 import inspect
 
@@ -273,7 +273,7 @@ def test_loss_by_hand(kind):
 def test_trap_06_constructor_does_not_reseed():
     for kind in KINDS:
         torch.manual_seed(3)
-        make_one = kind(16, 8)
+        kind(16, 8)
         first = torch.rand(1)
         torch.manual_seed(4)
         kind(16, 8)
