@@ -149,8 +149,8 @@ class DreamRec(Trained):
         diffusion = Diffusion(
             self.width,
             self.width,
-            "exp",
-            self.T,
+            schedule="exp",
+            T=self.T,
             p_terminal=0.0,
             hidden=self.hidden,
             blocks=1,

@@ -40,7 +40,7 @@ WRONG = [
 STUDY = {
     "run": "tokenizer",
     "datasets": ["ml-100k"],
-    "fixed": {"steps": 3},
+    "fixed": {"steps": 3, "input": 8, "tokenizer": {"kind": "SigmaVAE"}},
     "default": {"a": 1, "b": [1]},
     "factors": {"a": [1, 2]},
     "seeds": [0, 1],
