@@ -210,7 +210,7 @@ def _show_state(self: Explorer):
     if self._handles:
         self._handles[0].update(picture[0], raw=True, metadata=picture[1])
 
-
+# %% ../../nbs/9_interface/06_explorer.ipynb #e0display
 @patch
 def _ipython_display_(self: Explorer):
     "Show controls, picture and table; moves change the place of the last display."
