@@ -525,9 +525,9 @@ def test_numbers_of_items_are_never_words():
         ({"suffix": "{user} {user}"}, "stands twice"),
         ({"prefix": "{user}"}, "would never be replaced"),
         ({"answer": "{"}, "malformed"),
-        ({"suffix": "{next}", "condition": "answer"}, "has to foretell"),
+        ({"suffix": "{next}", "condition": "answer"}, "must predict"),
         ({"suffix": "{next}{next}"}, "stands twice"),
-        ({"condition": "start"}, "unknown place"),
+        ({"condition": "start"}, "unknown position"),
     ],
 )
 def test_bad_templates_are_refused(parts, message):
