@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EMBEDDINGS', 'BACKBONES', 'PRECISIONS', 'TARGETS', 'TEXT_SCORES', 'DECODING', 'LIMITS', 'PART_LIMITS', 'PRESETS',
-           'Config', 'check_config', 'preset']
+           'NOT_SET', 'Config', 'check_config', 'preset', 'differences', 'nearest_preset']
 
 # %% ../../nbs/7_recommender/01_config.ipynb #d0000002
 import copy
@@ -12,9 +12,12 @@ import inspect
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from fastcore.basics import patch
 
+from ..data.interactions import html_card
 from ..diffusion.diffusion import METHODS, Diffusion
 from ..diffusion.diffusion import preset as diffusion_preset
 from ..foundations.errors import ConfigError
@@ -159,6 +162,9 @@ class Config:
 
     def __hash__(self) -> int:
         return hash(json.dumps(asdict(self), sort_keys=True, default=str))
+
+    def __repr__(self) -> str:
+        return _short(self)
 
     @property
     def can_collapse(self) -> bool:
@@ -492,3 +498,50 @@ def preset(
         merge = isinstance(value, dict) and isinstance(base.get(key), dict)
         base[key] = base[key] | value if merge else value
     return Config.from_dict(base)
+
+# %% ../../nbs/7_recommender/01_config.ipynb #d1ffex01
+NOT_SET = "not set"  # A dictionary does not have this argument: its default holds
+
+
+def differences(
+    config: Config,  # Any
+    base: Config,  # What it is compared with
+) -> dict[str, tuple[Any, Any]]:  # Such as `diffusion.tau` -> values in base, in config
+    "List the settings in which two configurations differ."
+    before, after, found = asdict(base), asdict(config), {}
+    for name, value in after.items():
+        old = before[name]
+        if not isinstance(value, dict):
+            if value != old:
+                found[name] = (old, value)
+            continue
+        for key in dict.fromkeys([*old, *value]):
+            pair = old.get(key, NOT_SET), value.get(key, NOT_SET)
+            if pair[0] != pair[1]:
+                found[f"{name}.{key}"] = pair
+    return found
+
+
+def nearest_preset(
+    config: Config,  # Any
+) -> tuple[str, dict[str, tuple[Any, Any]]]:  # Its name, and the differences from it
+    "Find the preset with the fewest differences."
+    found = {name: differences(config, base) for name, base in PRESETS.items()}
+    name = min(found, key=lambda name: len(found[name]))
+    return name, found[name]
+
+
+def _short(config):
+    "Write a configuration as its difference from the nearest preset."
+    name, found = nearest_preset(config)
+    changes = [f"{setting}={shown(value)}" for setting, (_, value) in found.items()]
+    if len(changes) > 6:
+        changes[6:] = [f"and {len(changes) - 6} more"]
+    return f"Config({', '.join([name, *changes])})"
+
+
+@patch
+def _repr_html_(self: Config) -> str:
+    name, found = nearest_preset(self)
+    facts = {setting: f"{old} -> {new}" for setting, (old, new) in found.items()}
+    return html_card(f"Config: preset {name}", facts or {"differences": "none"})

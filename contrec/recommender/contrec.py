@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from fastcore.basics import patch
 
-from ..data.interactions import Ragged
+from ..data.interactions import Ragged, html_card
 from ..data.split import Split
 from ..foundations.environment import device_of
 from contrec.foundations.errors import (
@@ -30,6 +30,7 @@ from contrec.foundations.errors import (
     DataError,
     NotFiniteError,
     TrainingError,
+    escape_controls,
 )
 from ..foundations.files import load_tensors, save_tensors
 from ..foundations.random import seeded
@@ -74,6 +75,9 @@ class ContRec(Recommender):
         self.config = config or PRESETS["contrec"]
         self.device, self.download = device_of(device), download
         self._checked = None  # What `check` has built, for `fit`
+
+    def __repr__(self) -> str:
+        return _short(self)
 
 # %% ../../nbs/7_recommender/06_contrec.ipynb #c0re0002
 @patch
@@ -808,6 +812,30 @@ def from_pretrained(
     model.network.backbone.precision = model._precision()
     model._ready = model._words = None
     return model
+
+# %% ../../nbs/7_recommender/06_contrec.ipynb #reprctr1
+@patch
+def _facts(self: ContRec) -> dict[str, str]:
+    "Return what introduces a model: its data and its size, if it is fitted."
+    if self.split is None or not hasattr(self, "_ready"):
+        return {"state": "not fitted"}
+    parameters = sum(p.numel() for p in self.network.parameters())
+    return {
+        "fitted on": self.split.name,
+        "users": f"{self.split.n_users:,}",
+        "items": f"{self.split.n_items:,}",
+        "parameters": f"{parameters:,}",
+    }
+
+
+def _short(model):
+    facts = "; ".join(f"{name}: {value}" for name, value in model._facts().items())
+    return f"ContRec({model.config!r}; {escape_controls(facts)})"
+
+
+@patch
+def _repr_html_(self: ContRec) -> str:
+    return html_card("ContRec", self._facts() | {"settings": repr(self.config)})
 
 # %% ../../nbs/7_recommender/06_contrec.ipynb #a11ce5ed
 def _trained_differently(model, config, split):

@@ -18,7 +18,14 @@ from contrec.diffusion.diffusion import preset as diffusion_preset
 from contrec.foundations.errors import ConfigError, ContrecError, DataError
 from contrec.foundations.random import seeded
 from contrec.foundations.schema import check_arguments
-from contrec.recommender.config import LIMITS, PART_LIMITS, PRESETS, Config, preset
+from contrec.recommender.config import (
+    LIMITS,
+    PART_LIMITS,
+    PRESETS,
+    Config,
+    differences,
+    preset,
+)
 from contrec.recommender.contrec import ContRec
 from contrec.tokenizer.sigma_vae import Tokenizer
 
@@ -416,3 +423,25 @@ def test_a_call_that_cannot_be_answered_is_refused_alike_by_every_index(
         model.rank(some, 60).ids.shape == (3, 60)
         and (model.rank(some, 60).ids[:, 40:] == -1).all()
     )
+
+
+def test_a_configuration_is_shown_as_its_difference_from_the_nearest_preset():
+    config = preset("contrec", epochs=3, diffusion={"tau": 0.2})
+    found = differences(config, PRESETS["contrec"])
+    assert found["epochs"] == (PRESETS["contrec"].epochs, 3)
+    assert found["diffusion.tau"] == ("not set", 0.2) and len(found) == 2
+    back = differences(PRESETS["contrec"], config)
+    assert back == {name: (new, old) for name, (old, new) in found.items()}
+    assert repr(config) == "Config(contrec, diffusion.tau=0.2, epochs=3)"
+    assert "diffusion.tau" in config._repr_html_()
+    for name in PRESETS:
+        assert repr(preset(name)) == f"Config({name})"
+
+
+def test_a_model_introduces_itself_before_and_after_it_is_fitted(small_split):
+    model = ContRec(preset("contrec-basic", **SHORT))
+    assert "not fitted" in repr(model) and "not fitted" in model._repr_html_()
+    odd = dataclasses.replace(small_split, name="<b>log</b>")
+    model.fit(odd)
+    assert f"items: {odd.n_items}" in repr(model) and len(repr(model)) < 400
+    assert "&lt;b&gt;log" in model._repr_html_()
