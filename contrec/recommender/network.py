@@ -66,7 +66,7 @@ class ContRecLoss(NamedTuple):
 class Network(nn.Module):
     "Tokenizer, backbone and diffusion as one module."
 
-    def __init__(  # noqa: PLR0913 - the parts of the network
+    def __init__(  # noqa: PLR0913 - its parts, and how they work together
         self,
         inputs: torch.Tensor,  # (n_items, d_in) item vectors e_i
         tokenizer: Tokenizer,  # Of items
