@@ -590,7 +590,7 @@ def load_tokenizer(
     config = read_json(Path(folder) / "config.json")
     tensors = load_tensors(Path(folder) / "model.safetensors").tensors
     kind = config.pop("kind", None) if isinstance(config, dict) else None
-    if kind not in Tokenizer.kinds:
+    if not isinstance(kind, str) or kind not in Tokenizer.kinds:
         raise CheckpointError(
             f"{folder}/config.json: unknown kind of tokenizer {kind!r}, known are"
             f" {', '.join(sorted(Tokenizer.kinds))}. Import the module that defines it."
