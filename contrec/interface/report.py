@@ -65,7 +65,9 @@ def example(
 @cache
 def page_template() -> jinja2.Template:
     "Return the template of the page, read from `report.html`."
-    text = resources.files(__package__).joinpath("report.html").read_text("utf-8")
+    text = (
+        resources.files("contrec.interface").joinpath("report.html").read_text("utf-8")
+    )
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
