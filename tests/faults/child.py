@@ -84,7 +84,11 @@ def use_tiny_data(world: Path) -> None:
     split = leave_one_out(
         read_log(world / "log.csv", items=read_items(world / "items.csv"))
     )
-    for module in (contrec.studies.ablation, contrec.studies.comparison):
+    for module in (
+        contrec.studies.ablation,
+        contrec.studies.experiments,
+        contrec.studies.tuning,
+    ):
         module.load_split = lambda name, ties="file", **_: split
     contrec.studies.ablation.RUNS["model"] = pretend_run
     systems = contrec.studies.systems.SYSTEMS

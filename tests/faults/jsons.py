@@ -203,7 +203,11 @@ class Jsons(Area):
         items = read_items(self.world / "items.csv")
         split = leave_one_out(read_log(self.world / "log.csv", items=items))
         contrec.studies.ablation.RUNS["model"] = pretend_run
-        for module in (contrec.studies.ablation, contrec.studies.comparison):
+        for module in (
+            contrec.studies.ablation,
+            contrec.studies.experiments,
+            contrec.studies.tuning,
+        ):
             module.load_split = lambda name, ties="file", **_: split
         contrec.studies.tuning.split_of.cache_clear()
         self.run, self.study = self.folder / "run", self.folder / "study"

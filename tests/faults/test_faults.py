@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 import contrec.interface.report
-import contrec.recommender.contrec
+import contrec.recommender.config
 import contrec.studies.ablation
 import contrec.studies.comparison
 
@@ -30,10 +30,11 @@ def as_before():
     """Undo what the areas change in this process: presets, drawings, data sets."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
-            (contrec.recommender.contrec, "PRESETS"),
+            (contrec.recommender.config, "PRESETS"),
             (contrec.interface.report, "project"),
             (contrec.studies.ablation, "load_split"),
-            (contrec.studies.comparison, "load_split"),
+            (contrec.studies.experiments, "load_split"),
+            (contrec.studies.tuning, "load_split"),
         ):
             patch.setattr(module, name, getattr(module, name))
         patch.setitem(
