@@ -103,6 +103,7 @@ def lab(tmp_path_factory):
     }
     folders |= {
         "JUPYTERLAB_SETTINGS_DIR": str(home / "lab_settings"),
+        "IN_TEST": "1",  # The copy is read only: nothing is exported from it
         "IPYTHONDIR": str(home / "ipython"),
     }
     command = [

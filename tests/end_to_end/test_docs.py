@@ -223,7 +223,9 @@ def test_pages_open_in_a_browser(book, context, scheme, tmp_path):
     page.emulate_media(color_scheme=scheme)
     page.goto((book / "index.html").as_uri())
     page.wait_for_url("**/nbs/index.html")
-    page.locator("article").get_by_role("link", name="5_diffusion/01_schedule").click()
+    page.locator("article").get_by_role(
+        "link", name="schedule", exact=True
+    ).first.click()
     page.get_by_role("heading", name="schedule").first.wait_for()
     formula, picture = (
         page.locator("article math[display=block]").first,
