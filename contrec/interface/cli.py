@@ -673,9 +673,20 @@ def _recommend_parser(commands):
     add("--download", action="store_true", help=_DOWNLOAD)
 
 # %% ../../nbs/9_interface/14_cli.ipynb #00000034
-_WORKERS = (
-    "processes side by side, each with its share of the cores (default: %(default)s)"
-)
+def _workers_option(add):
+    "Add `--workers`."
+    add(
+        "--workers",
+        type=whole_number("--workers", 1, 1024),
+        default=1,
+        metavar="N",
+        help=(
+            "processes side by side, each with its share of the cores (default:"
+            " %(default)s)"
+        ),
+    )
+
+
 _ABLATE = (
     "Run what is missing of a grid file (JSON; see the notebook on ablation) and "
     "print what each change does, against the noise between seeds."
@@ -720,13 +731,7 @@ def _record_options(add):
         type=path_text("--out"),
         help="folder of the records (default: runs/NAME-OF-THE-GRID)",
     )
-    add(
-        "--workers",
-        type=whole_number("--workers", 1, 1024),
-        default=1,
-        metavar="N",
-        help=_WORKERS,
-    )
+    _workers_option(add)
     add(
         "--metric",
         action="append",
@@ -822,13 +827,7 @@ def _study_options(add):
         type=path_text("--out"),
         help="folder of the records (default: %(default)s)",
     )
-    add(
-        "--workers",
-        type=whole_number("--workers", 1, 1024),
-        default=1,
-        metavar="N",
-        help=_WORKERS,
-    )
+    _workers_option(add)
     add(
         "--device",
         metavar="NAME",

@@ -41,7 +41,7 @@ from ..foundations.trainer import train
 from ..ranking.metrics import TopK, per_user
 from ..ranking.recommender import Recommender
 from ..ranking.sequential import windows
-from .checkpoints import read_model, write_model
+from .checkpoints import MISFIT_ERRORS, read_model, write_model
 from .config import DECODING, EMBEDDINGS, PRESETS, Config
 from .network import Catalogue, build_network
 from .new_items import add_items, calibrate_new_items
@@ -437,17 +437,6 @@ def _try_out(self: ContRec):
     network.train()
 
 
-_CANNOT_BUILD = (  # What torch and the parts raise for settings that do not fit
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-
 @patch
 def _build_and_try(self: ContRec):
     "Build the untrained network and try it; raise `ConfigError` if that fails."
@@ -458,7 +447,7 @@ def _build_and_try(self: ContRec):
             self._try_out()
     except ContrecError:
         raise
-    except _CANNOT_BUILD as error:
+    except MISFIT_ERRORS as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"the network cannot be built with these settings: {shown(reason, 200)}."

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from crash_points import crash_at, left_behind
+from tiny_model import tiny
 
 from contrec.foundations.errors import CheckpointError, ConfigError
 from contrec.foundations.files import load_tensors, save_tensors
@@ -23,22 +24,7 @@ from contrec.foundations.run_folder import (
     run_lock,
     run_record,
 )
-from contrec.recommender.config import preset
 from contrec.recommender.contrec import ContRec
-
-TINY = dict(
-    epochs=1,
-    tokenizer_epochs=2,
-    embedding="linear",
-    embedding_settings={"width": 8},
-    tokenizer_settings={"width": 8, "tokens": 1},
-    diffusion={"hidden": 16, "blocks": 1},
-    backbone_settings={"hidden": 16},
-)
-
-
-def tiny(**changes):
-    return preset("contrec-basic", **(TINY | changes))
 
 
 def answers(model):

@@ -122,9 +122,9 @@ def test_debug_shows_the_error_itself(error, monkeypatch):
             "/data/run: No space left on device",
         ),
         (
-            PermissionError(errno.EACCES, "Permission denied", "/root/x"),
+            PermissionError(errno.EACCES, "Permission denied", "/data/x"),
             2,
-            "/root/x: Permission denied",
+            "/data/x: Permission denied",
         ),
         (OSError(errno.ENAMETOOLONG, "File name too long"), 2, "File name too long"),
         (KeyboardInterrupt(), 130, "stopped."),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from crash_points import crash_at, left_behind
+from tiny_model import tiny
 
 from contrec.data.reading import read_items, read_log
 from contrec.data.split import leave_one_out
@@ -14,22 +15,7 @@ from contrec.foundations.errors import CheckpointError, ConfigError
 from contrec.foundations.files import load_tensors, save_tensors
 from contrec.foundations.storage import MANIFEST
 from contrec.recommender.checkpoints import sequences_sha256
-from contrec.recommender.config import preset
 from contrec.recommender.contrec import ContRec
-
-TINY = dict(
-    epochs=1,
-    tokenizer_epochs=2,
-    embedding="linear",
-    embedding_settings={"width": 8},
-    tokenizer_settings={"width": 8, "tokens": 1},
-    diffusion={"hidden": 16, "blocks": 1},
-    backbone_settings={"hidden": 16},
-)
-
-
-def tiny(**changes):
-    return preset("contrec-basic", **(TINY | changes))
 
 
 @pytest.fixture(scope="module")
