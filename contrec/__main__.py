@@ -49,5 +49,6 @@ def console() -> None:
     sys.exit(code)
 
 # %% ../nbs/9_interface/15_main.ipynb #00000011
-if __name__ == "__main__" and "ipykernel" not in sys.modules:
+# `python -m contrec` sets the package; a notebook, whose name is the same, does not
+if __name__ == "__main__" and __package__ == "contrec":
     console()
