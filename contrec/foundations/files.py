@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEEPEST', 'sync', 'make_folder', 'atomic_path', 'parse_json', 'write_json', 'check_readable', 'read_json',
-           'tensors_sha256', 'save_tensors', 'Saved', 'load_tensors', 'sha256', 'checkpoint_exists', 'save_checkpoint',
-           'load_checkpoint', 'remove_checkpoint']
+           'parse_yaml', 'read_yaml', 'tensors_sha256', 'save_tensors', 'Saved', 'load_tensors', 'sha256',
+           'checkpoint_exists', 'save_checkpoint', 'load_checkpoint', 'remove_checkpoint']
 
 # %% ../../nbs/foundations/02_files.ipynb #d0000002
 import contextlib
@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import stat
 import sys
@@ -22,10 +23,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensor_bytes
 
-from .errors import CheckpointError, ContrecError, DamagedFileError
+from contrec.foundations.errors import (
+    CheckpointError,
+    ConfigError,
+    ContrecError,
+    DamagedFileError,
+)
 
 # %% ../../nbs/foundations/02_files.ipynb #f30689ee
 def sync(
@@ -240,6 +247,90 @@ def read_json(
         raise DamagedFileError(
             f"{path} is not valid JSON ({error}). It is damaged: restore it, or run the"
             " training again."
+        ) from error
+
+# %% ../../nbs/foundations/02_files.ipynb #ya000002
+class _Loader(yaml.SafeLoader):
+    "Read YAML with the types of JSON."
+
+    yaml_implicit_resolvers = {}
+
+    def compose_node(self, parent, index):
+        "Refuse references, and count the levels."
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem="references (*) are not allowed here",
+                problem_mark=event.start_mark,
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        "Refuse a name that is there twice, or that is no text."
+        found = set()
+        for key, _ in node.value:
+            name = key.value if key.tag == "tag:yaml.org,2002:str" else None
+            if name is None or name in found:
+                what = "a name must be a text" if name is None else "it stands twice"
+                raise yaml.MarkedYAMLError(
+                    problem=f"{str(key.value)[:60]}: {what}",
+                    problem_mark=key.start_mark,
+                )
+            found.add(name)
+        return super().construct_mapping(node, deep)
+
+# %% ../../nbs/foundations/02_files.ipynb #ya000003
+for _tag, _pattern, _first in (
+    ("bool", r"true|false", "tf"),
+    ("null", r"null|~|", "n~\0"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?([0-9]+\.[0-9]*|\.?[0-9]+)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
+    )
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^$"), [""])
+
+# %% ../../nbs/foundations/02_files.ipynb #ya000004
+def parse_yaml(
+    text: str,  # YAML
+) -> Any:  # Made of what JSON can hold
+    """Read strict YAML.
+
+    Raises `ValueError` of one line, with the place, for text that is no YAML, a name
+    that is there twice, a reference, and a value that JSON cannot hold.
+    """
+    try:
+        value = yaml.load(text, _Loader)
+        if _depth(value) > DEEPEST:
+            raise ValueError("it is nested too deeply")
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(f"{place}{error.problem or error.context}") from error
+    except (yaml.YAMLError, TypeError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return value
+
+# %% ../../nbs/foundations/02_files.ipynb #ya000006
+def read_yaml(
+    path: str | Path,  # The file to be read
+) -> Any:
+    """Read a YAML file.
+
+    Raises `ConfigError` with the place if it is not YAML, `CheckpointError` if it
+    cannot be read.
+    """
+    check_readable(path)
+    try:
+        return parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = str(error).replace("\n", " ")
+        raise ConfigError(
+            f"{path} is not valid YAML ({reason}). Mend this place."
         ) from error
 
 # %% ../../nbs/foundations/02_files.ipynb #70d91bc5
