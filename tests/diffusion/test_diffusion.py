@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from contrec.diffusion.denoiser import Denoised
 from contrec.diffusion.diffusion import (
-    PREFERENCES,
     PRESETS,
     Diffusion,
     DiffusionSettings,
@@ -34,7 +33,10 @@ from contrec.diffusion.objectives import (
 from contrec.diffusion.schedule import KINDS, to_eps, to_v, to_x0
 from contrec.foundations.errors import ConfigError, ContrecError
 from contrec.foundations.random import seeded
+from contrec.foundations.registry import names
 from contrec.foundations.trainer import train
+
+PREFERENCES = ("none", *names("ranking_loss"))
 
 
 def generator(seed=0):
@@ -826,9 +828,9 @@ def test_guidance_needs_a_model_trained_with_null_conditions():
     "settings, words",
     [
         (dict(parameterisation="score"), "unknown parameterisation 'score'"),
-        (dict(preference="bpr"), "unknown preference term"),
+        (dict(preference="bpr"), "unknown ranking loss"),
         (dict(schedule="quadratic"), "unknown schedule"),
-        (dict(dispersive_variant="l2"), "unknown dispersive variant"),
+        (dict(dispersive_variant="l2"), "unknown dispersive loss"),
         (dict(dispersive_sign="up"), "unknown sign"),
         (dict(p_terminal=2.0), "p_terminal"),
         (dict(drop=1.0), "drop"),

@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 
 from contrec.diffusion.dispersive import (
     SIGNS,
-    VARIANTS,
     acting_pairs,
     dispersive,
     log_mean_exp,
     pair_distances,
 )
 from contrec.foundations.errors import ConfigError
+from contrec.foundations.registry import names
 from contrec.tokenizer.sigma_vae import mean_cosine
 
+VARIANTS = names("dispersive_loss")
 PAIRWISE = ("infonce_l2", "infonce_cosine", "hinge")
 
 
@@ -94,7 +95,7 @@ def test_values_by_hand():
 
 
 @pytest.mark.parametrize("normalise", [False, True])
-@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_against_double_loops(variant, normalise):
     z, tau, margin = cloud(12, 5, spread=1.0).double(), 0.7, 1.3
     given, (b, m) = z.float(), z.shape
@@ -135,7 +136,7 @@ def test_against_double_loops(variant, normalise):
     b=st.integers(1, 20),
     m=st.integers(1, 10),
     seed=st.integers(0, 999),
-    variant=st.sampled_from(list(VARIANTS)),
+    variant=st.sampled_from(VARIANTS),
 )
 def test_order_of_rows_does_not_matter_and_the_value_is_finite(b, m, seed, variant):
     z = cloud(b, m, seed, spread=1.0).requires_grad_()
@@ -155,7 +156,7 @@ def test_infonce_stays_between_its_bounds(b, seed):
     assert -math.log(b) - 1e-5 <= value <= 1e-5
 
 
-@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_growing_longer_does_not_help(variant):
     """Normalised, the value keeps its size under any factor and the gradient has no
     part along z.
@@ -299,7 +300,7 @@ def test_log_mean_exp():
 @pytest.mark.parametrize(
     "settings, words",
     [
-        (dict(variant="l2"), "unknown dispersive variant"),
+        (dict(variant="l2"), "unknown dispersive loss"),
         (dict(sign="minus"), "unknown sign"),
         (dict(tau=0.0), "positive"),
         (dict(margin=-1.0), "positive"),
