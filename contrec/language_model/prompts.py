@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..data.interactions import Ragged
+from ..data.reading import NAMED_CATEGORIES
 from ..foundations.errors import ConfigError, DataError
 
 # %% ../../nbs/4_language_model/01_prompts.ipynb #3559045e
@@ -325,7 +326,9 @@ class Prompts:
                 " end. Set its eos_token."
             )
         self.pad = self.eos if text.pad_token_id is None else text.pad_token_id
-        self._categories = [template.join.join(row) for row in items["categories"]]
+        self._categories = [
+            template.join.join(row[:NAMED_CATEGORIES]) for row in items["categories"]
+        ]
         self._make_pieces(items["title"].tolist())
         self._mark_positions()
 

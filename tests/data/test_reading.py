@@ -1054,6 +1054,18 @@ def test_an_item_table_that_fits_less_than_nine_tenths_warns(file):
     warned(log, "titles for 8 of 12 items")
 
 
+def test_more_categories_than_the_words_about_an_item_name_are_said(file):
+    many = "|".join(f"kind {n}" for n in range(300))
+    table = table_of()
+    table.loc[11, "categories"] = many
+    log = read_log(
+        file(csv_of(rows_of())),
+        items=file(csv_of(table), "items.csv"),
+    )
+    warned(log, "300 categories", "the first 50")
+    assert log.report.categories == 307
+
+
 def test_an_item_table_that_fits_less_than_half_is_refused_unless_told(file):
     path, items = file(csv_of(rows_of())), file(csv_of(table_of().head(5)), "items.csv")
     refused(

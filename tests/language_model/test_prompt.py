@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from contrec.data.interactions import Ragged
+from contrec.data.reading import NAMED_CATEGORIES
 from contrec.foundations.errors import ConfigError, DataError
 from contrec.language_model.prompts import (
     ITEM,
@@ -479,6 +480,18 @@ def test_titles_are_cut_and_only_titles():
     )
     lengths = [len(short.text(t)["input_ids"]) for t in ITEMS["title"][[1, 2]]]
     assert places == sum(lengths) - 4
+
+
+def test_an_answer_names_the_first_categories_of_an_item():
+    names = tuple(f"kind{n}" for n in range(3 * NAMED_CATEGORIES))
+    items = pd.DataFrame({"title": ["one"], "categories": [names]})
+    prompts = Prompts(
+        TEMPLATES["tokens"], word_tokenizer(TEMPLATES["tokens"], items), items, 1
+    )
+    batch = prompts.batch(Ragged.from_lists([[0]]), np.array([0]))
+    answer = prompts.text.decode(batch.labels[0][batch.labels[0] != -100])
+    assert names[NAMED_CATEGORIES - 1] in answer
+    assert names[NAMED_CATEGORIES] not in answer
 
 
 def test_distinct_answers_cover_the_catalogue():
