@@ -62,7 +62,7 @@ def sequences_sha256(
 
 
 def _catalogue(split):
-    "Return who and what is in a split, as JSON."
+    "Return users and items of a split, as JSON."
     table = split.items[["item", "title", "categories", "text"]].itertuples(index=False)
     items = [
         [item, title, list(categories), words]
@@ -297,7 +297,7 @@ def _read_network(folder, config, split, verify, download):
         ) from error
     return network.eval()
 
-
+# %% ../../nbs/7_recommender/03_checkpoints.ipynb #158d3708
 def _read_config(path):
     "Read the settings; raise `CheckpointError` if they are wrong."
     settings = read_json(path)
