@@ -1632,7 +1632,7 @@ def _about_items(frame, items):
     titled = (used["title"] != used["item"]) & (used["title"] != "")
     return int(titled.sum()), len({c for row in used["categories"] for c in row})
 
-
+# %% ../../nbs/1_data/03_reading.ipynb #fde3bc82
 def _category_warnings(items):
     "Say that the words about an item name only some of its categories."
     if items is None or not len(items):

@@ -153,17 +153,19 @@ class Denoiser(_Conditioned):
         self.skip = nn.Linear(condition, width) if skip else None
         self._set_first_estimate()
 
-    def _set_first_estimate(self):
-        "Make the output zero, and the skip the identity where the widths agree."
-        for linear in (self.modulation[1], self.out):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
-        if self.skip is not None:
-            nn.init.zeros_(self.skip.bias)
-            if self.condition == self.width:
-                nn.init.eye_(self.skip.weight)
-
 # %% ../../nbs/5_diffusion/02_denoiser.ipynb #f67348e9
+@patch
+def _set_first_estimate(self: Denoiser):
+    "Make the output zero, and the skip the identity if the widths agree."
+    for linear in (self.modulation[1], self.out):
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    if self.skip is not None:
+        nn.init.zeros_(self.skip.bias)
+        if self.condition == self.width:
+            nn.init.eye_(self.skip.weight)
+
+
 def _check_sizes(hidden, blocks, layer):
     "Refuse sizes that no denoiser can have."
     if hidden < 2 or hidden % 2:

@@ -157,7 +157,7 @@ def ranking_arguments(self: DiffusionSettings) -> dict[str, Any]:
         f"settings of the ranking loss {self.preference}",
     )
 
-
+# %% ../../nbs/5_diffusion/05_diffusion.ipynb #d554859b
 def _check_weights(s):
     "Refuse bad weights, dispersive settings and shares of training times."
     if min(s.weights.values()) < 0 or not any(s.weights.values()):

@@ -161,7 +161,7 @@ def sample_worth(
             gains.setdefault(key, []).append(pd.DataFrame(values))
     return _summary(gains, facts)
 
-
+# %% ../../nbs/5_diffusion/06_sample_worth.ipynb #3fe4f24a
 def _summary(gains, facts):
     "Average over users."
     rows = [

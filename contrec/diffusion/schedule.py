@@ -88,7 +88,21 @@ BETAS = {
 }
 SHIFTED = 4.0  # Noise factor of the schedule named `shifted`
 
+# %% ../../nbs/5_diffusion/01_schedule.ipynb #927c3d78
+def _check_schedule(name, T, shift):
+    "Raise `ConfigError` for an unknown name or a number out of range."
+    if name not in BETAS:
+        raise ConfigError(
+            f"unknown schedule '{name}'. Choose one of {', '.join(BETAS)}."
+        )
+    if T < 2:
+        raise ConfigError(f"a schedule needs at least T = 2 steps, not {T}.")
+    if not 0 < shift < math.inf:
+        raise ConfigError(
+            f"the schedule's shift must be a positive number, not {shift}."
+        )
 
+# %% ../../nbs/5_diffusion/01_schedule.ipynb #87a59ee1
 class Schedule(nn.Module):
     """Hold the tables `beta` and `abar` (T+1,) of a noise schedule; index 0 is clean.
 
@@ -106,16 +120,7 @@ class Schedule(nn.Module):
         zero_terminal: bool = False,  # Pure noise at t = T
     ):
         super().__init__()
-        if name not in BETAS:
-            raise ConfigError(
-                f"unknown schedule '{name}'. Choose one of {', '.join(BETAS)}."
-            )
-        if T < 2:
-            raise ConfigError(f"a schedule needs at least T = 2 steps, not {T}.")
-        if not 0 < shift < math.inf:
-            raise ConfigError(
-                f"the schedule's shift must be a positive number, not {shift}."
-            )
+        _check_schedule(name, T, shift)
         self.name, self.T = name, T
         abar = (1 - BETAS[name](T)).cumprod(0)
         abar = shift_noise(abar, shift * (SHIFTED if name == "shifted" else 1))

@@ -216,7 +216,7 @@ def _check_base(kind, name, obj):
             f" {_BASES[kind].replace(':', '.')}. Derive yours from it."
         )
 
-
+# %% ../../nbs/foundations/11_registry.ipynb #384a21a5
 def names(
     kind: str,  # Key of `KINDS`
 ) -> list[str]:

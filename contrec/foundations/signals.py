@@ -26,14 +26,15 @@ class Stopped(KeyboardInterrupt):
 
 
 def _raise_stopped(number, frame):
+    "Raise `Stopped`, as a handler of signals."
     raise Stopped(number)
 
 
 @contextlib.contextmanager
 def _handled(handler) -> Iterator[None]:
-    """SIGINT and SIGTERM go to `handler` inside the block.
+    """Handle SIGINT and SIGTERM by `handler` inside the block.
 
-    A signal that is ignored stays so.
+    A signal that is ignored stays ignored.
     """
     kept = {}
     if threading.current_thread() is threading.main_thread():  # others may not
@@ -65,8 +66,10 @@ def exit_code(
 
 # %% ../../nbs/foundations/08_signals.ipynb #16fdf485
 def protect_streams() -> None:
-    """Open closed standard streams on nothing, and let strange characters be printed as
-    codes.
+    """Make standard streams safe to print to.
+
+    A closed stream discards its text. A character that the encoding does not have is
+    printed as its code.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
