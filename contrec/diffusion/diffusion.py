@@ -334,6 +334,8 @@ def _preference_loss(self: Diffusion, batch, estimate, error, **known):
         batch.x0,
         to_x0(estimate, batch.x_t, batch.abar, self.kind),
         partial(self._errors_of_negatives, batch),
+        x_t=batch.x_t,
+        abar=batch.abar,
         **known,
     )
     settings = self.settings

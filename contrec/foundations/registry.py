@@ -62,7 +62,7 @@ _PARTS = {  # Kind -> name -> place
     ),
     "ranking_loss": {
         name: f"contrec.diffusion.objectives:{name}_ranking"
-        for name in ("negative", "centroid", "softmax")
+        for name in ("negative", "centroid", "softmax", "posterior")
     },
 }
 
