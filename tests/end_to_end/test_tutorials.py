@@ -95,7 +95,7 @@ def test_a_tutorial_has_a_goal_a_run_what_was_seen_and_exercises(tutorial):
     prose = cells(tutorial, "markdown")
     assert re.match(r"# [^\n]+\n\n> Goal: ", prose[0]), "a title, then the goal"
     assert sum("**What you saw.**" in text for text in prose) >= 3
-    tasks = prose[-1].partition("## Try it")[2]
+    tasks = prose[-1].partition("## Exercises")[2]
     assert (
         len(re.findall(r"^\d+\. ", tasks, flags=re.M))
         == len(re.findall("<details>", tasks))
