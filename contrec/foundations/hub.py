@@ -9,14 +9,16 @@ __all__ = ['SAFE', 'check_model_folder', 'ModelFolder', 'model_folder', 'load_te
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers import PreTrainedTokenizerFast
 
 from .errors import CheckpointError, ConfigError, ContrecError
 from .files import read_json
+
+if TYPE_CHECKING:  # Transformers takes a second to import: only those who use it pay
+    from transformers import PreTrainedTokenizerFast
 
 # %% ../../nbs/foundations/10_hub.ipynb #641c41b2
 # For tokenizers and models; a model also gets `use_safetensors=True`
@@ -185,11 +187,13 @@ def model_folder(
 def load_text(
     # With `tokenizer.json` and `tokenizer_config.json`, written by the kit
     folder: str | Path,
-) -> PreTrainedTokenizerFast:
+) -> "PreTrainedTokenizerFast":
     """Read a saved vocabulary.
 
     Raises `CheckpointError` if it is missing, damaged, or asks for code.
     """
+    from transformers import PreTrainedTokenizerFast
+
     folder = Path(folder)
     try:
         if not (folder / "tokenizer.json").is_file():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMOLLM2', 'DTYPES', 'LORA_NAMES', 'splice', 'Dropout', 'tiny_llama', 'BackboneOutput', 'BackboneSettings', 'Backbone',
-           'evaluating']
+           'evaluating', 'backbone_class']
 
 # %% ../../nbs/4_language_model/02_backbone.ipynb #89f0afb8
 import contextlib
@@ -15,22 +15,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn import functional as F
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    LlamaConfig,
-    PreTrainedTokenizerBase,
-)
-from transformers.pytorch_utils import Conv1D
 
 from ..data.fetching import cache_dir, fetch_wheel
 from ..foundations.errors import CheckpointError, ConfigError, ContrecError
@@ -42,6 +33,7 @@ from contrec.foundations.files import (
     write_json,
 )
 from ..foundations.hub import SAFE, load_text, model_folder
+from ..foundations.registry import check_trusted, is_path, lookup, names
 from ..foundations.storage import atomic_folder, locked
 from .prompts import PromptBatch
 
@@ -103,6 +95,8 @@ def tiny_llama(
     dropout: float = 0.2,  # On what each block adds to the residual stream
 ) -> nn.Module:  # A causal language model with random weights
     "Make a Llama of about SASRec's size, with dropout on its residual stream."
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=hidden,
@@ -154,6 +148,8 @@ _UNPACKED = (
 
 def _unpack(packed, folder):
     "Write a 4-bit file's model and tokenizer as a folder of float32 weights."
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     where = {"gguf_file": packed.name, **SAFE}
     AutoTokenizer.from_pretrained(packed.parent, **where).save_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(
@@ -215,6 +211,8 @@ def _dtype_arguments(dtype):
         raise ConfigError(
             f"4-bit weights need {missing}. Or choose the number format bfloat16."
         )
+    from transformers import BitsAndBytesConfig
+
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -225,6 +223,8 @@ def _dtype_arguments(dtype):
 # %% ../../nbs/4_language_model/02_backbone.ipynb #9ceaed35
 def _load_pretrained(name, dtype, cache, download=None):
     "Load model, tokenizer and revision by name; raises `ConfigError`."
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     numbers = _dtype_arguments(dtype)
     try:
         source = _smollm2(cache, download) if name == "smollm2-135m" else name
@@ -292,6 +292,9 @@ LORA_NAMES = (
 
 def _add_lora(model, name, settings):
     "Freeze a model and add LoRA to its linear maps; raises `ConfigError` without any."
+    from peft import LoraConfig, inject_adapter_in_model
+    from transformers.pytorch_utils import Conv1D
+
     linear = {
         path.rsplit(".", 1)[-1]
         for path, module in model.named_modules()
@@ -344,7 +347,8 @@ class Backbone(nn.Module):
         self,
         name: str = "tiny",  # As in the table above; `name:8` keeps 8 layers
         width: int = 64,  # Width d of the continuous tokens
-        text: PreTrainedTokenizerBase | None = None,  # Vocabulary of `tiny` only
+        # Vocabulary of a model from scratch, a tokenizer of Transformers
+        text: Any = None,
         cache=None,  # Folder for downloads
         download: bool | None = None,  # `True`: any; `False`: none; `None`: SmolLM2
         **kwargs,  # Fields of `BackboneSettings`
@@ -354,30 +358,44 @@ class Backbone(nn.Module):
         settings = BackboneSettings(**kwargs)
         self.config = {"name": name, "width": width, **asdict(settings)}
         self.revision = None  # Of a model from the hub
-        self._make_model(settings, text, cache, download)
+        self.make_model(settings, text, cache, download)
         self.hidden = self.llm.config.hidden_size
         self.adapter = nn.Linear(width, self.hidden)
         self.input_dropout = Dropout(settings.dropout)
         self.condition_dropout = Dropout(settings.dropout)
         self.precision = torch.float32  # Of its arithmetic; bfloat16 by autocast
-        if not self.is_tiny:
+        if not self.from_scratch:
             self.register_buffer("condition_shift", torch.zeros(self.hidden))
             self.register_buffer("condition_scale", torch.ones(self.hidden))
         self._init_adapter()
         self.register_state_dict_post_hook(_remove_frozen)
         self.register_load_state_dict_pre_hook(_restore_frozen)
 
+    @classmethod
+    def is_from_scratch(
+        cls,
+        name: str,  # Of the backbone
+    ) -> bool:
+        "Tell whether a model is trained from scratch: `tiny`, and every subclass."
+        return cls is not Backbone or _parse_name(name)[0] == "tiny"
+
     @property
-    def is_tiny(self) -> bool:
-        "Tell whether the model is trained from scratch."
-        return _parse_name(self.config["name"])[0] == "tiny"
+    def from_scratch(self) -> bool:
+        "Tell whether this model is trained from scratch."
+        return self.is_from_scratch(self.config["name"])
 
 # %% ../../nbs/4_language_model/02_backbone.ipynb #ddd4cdae
 @patch
-def _make_model(self: Backbone, settings, text, cache, download):
-    "Make or load the language model and its tokenizer."
+def make_model(
+    self: Backbone,
+    settings: BackboneSettings,
+    text: Any,  # Vocabulary of a model from scratch; `None` for others
+    cache: str | Path | None,  # Folder for downloads
+    download: bool | None,  # See `Backbone`
+) -> None:
+    "Set `llm`, a causal language model of Transformers, and `text`, its tokenizer."
     kind, layers = _parse_name(self.config["name"])
-    if self.is_tiny:
+    if self.from_scratch:
         if text is None:
             raise ConfigError(
                 "the tiny backbone is trained from scratch and needs a vocabulary. Give"
@@ -407,7 +425,7 @@ def _init_adapter(self: Backbone):
             self.adapter.weight.copy_(torch.eye(self.hidden))
         else:
             nn.init.orthogonal_(self.adapter.weight)
-        if not self.is_tiny:
+        if not self.from_scratch:
             words = self.llm.get_input_embeddings().weight.float()
             self.adapter.weight.mul_(words.std() * max(1, self.hidden / tokens) ** 0.5)
 
@@ -436,7 +454,7 @@ def _restore_frozen(module, state, prefix, *_):
 @patch
 def base_model(self: Backbone) -> dict | None:  # As JSON; `None` for `tiny`
     "Describe the pre-trained model: name, revision, SHA-256 of weights and vocabulary."
-    if self.is_tiny:
+    if self.from_scratch:
         return None
     if self.text.is_fast:
         vocabulary = self.text.backend_tokenizer.to_str()
@@ -586,7 +604,7 @@ def scale_condition(
     condition: torch.Tensor,  # (..., h) hidden states
 ) -> torch.Tensor:  # (..., h)
     "Apply the mean and deviation of `standardise`; `tiny` needs none."
-    if self.is_tiny:
+    if self.from_scratch:
         return condition
     return (condition - self.condition_shift) * self.condition_scale
 
@@ -627,7 +645,7 @@ def standardise(
     user_tokens: torch.Tensor | None = None,  # (b, K_user, d)
 ) -> None:
     "Scale conditions to mean 0 and deviation 1 on this batch; `tiny` stays as it is."
-    if self.is_tiny:
+    if self.from_scratch:
         return
     with evaluating(self):
         self.condition_shift.zero_()
@@ -656,16 +674,35 @@ def _damaged(path, reason=""):
     )
 
 
+def backbone_class(
+    name: str,  # As for `Backbone`, or the path of a class of your own
+) -> type[Backbone]:
+    "Find the class of a backbone: `Backbone`, unless the name is that of another one."
+    known = is_path(name) or name in names("backbone")
+    return lookup("backbone", name) if known else Backbone
+
+
 @patch(cls_method=True)
-def load(cls: Backbone, folder: str | Path, cache=None) -> "Backbone":
-    "Read what `save` wrote; raises `CheckpointError` for missing or damaged files."
+def load(
+    cls: Backbone,
+    folder: str | Path,  # Written by `save`
+    cache: str | Path | None = None,  # Folder for downloads
+    trust_code: bool = False,  # Whether a class from outside the kit may be imported
+) -> "Backbone":  # In eval mode
+    """Read what `save` wrote.
+
+    Raises `CheckpointError` for missing or damaged files, and `ConfigError` for a class
+    from outside the kit that this process has not approved.
+    """
     path, weights = Path(folder) / "config.json", Path(folder) / "model.safetensors"
     config = read_json(path)
     name = config.get("name") if isinstance(config, dict) else None
     if not isinstance(name, str) or {"text", "cache", "download"} & set(config):
         raise _damaged(path)
-    tiny = name.partition(":")[0] == "tiny"
-    text = load_text(Path(folder) / "text") if tiny else None
+    if is_path(name):
+        check_trusted("backbone", name, path, trust_code)
+    cls = backbone_class(name)
+    text = load_text(Path(folder) / "text") if cls.is_from_scratch(name) else None
     try:
         backbone = cls(**config, text=text, cache=cache, download=False)
     except TypeError as error:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from ..data.interactions import Ragged
 from ..foundations.errors import ConfigError
@@ -18,6 +17,13 @@ from .backbone import Backbone, evaluating
 from .prompts import PromptBatch
 
 # %% ../../nbs/4_language_model/03_generation.ipynb #g3read00
+def _empty_cache():
+    "Make a cache of keys and values that holds nothing yet."
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
 def _read(backbone, x, mask, position, cache):
     "Read vectors x (b, L, h) behind a cache; return their hidden states."
     output = backbone.llm.base_model(
@@ -32,7 +38,7 @@ def _read(backbone, x, mask, position, cache):
 
 def _decode(backbone, batch, x, max_new_tokens):
     "Decode greedily; return the words of each step, last states, and ended rows."
-    cache, mask, position = DynamicCache(), batch.attention_mask, batch.position_ids
+    cache, mask, position = _empty_cache(), batch.attention_mask, batch.position_ids
     ended = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
     words, state = [], None
     for step in range(max_new_tokens + 1):
@@ -187,7 +193,7 @@ def likelihood(
     for padding on the right or an empty answer.
     """
     _check_answers(batch, answers)
-    cache, rows = DynamicCache(), [answers[c].tolist() for c in range(len(answers))]
+    cache, rows = _empty_cache(), [answers[c].tolist() for c in range(len(answers))]
     with backbone.arithmetic(), evaluating(backbone):
         x = backbone.embed(batch, tokens, user_tokens)
         mask, position = batch.attention_mask, batch.position_ids

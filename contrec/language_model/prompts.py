@@ -8,7 +8,7 @@ __all__ = ['TEMPLATES', 'ITEM', 'USER', 'Template', 'word_tokenizer', 'PromptBat
 # %% ../../nbs/4_language_model/01_prompts.ipynb #22cb2185
 import string
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,13 @@ import torch
 from fastcore.basics import patch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..data.interactions import Ragged
 from ..data.reading import NAMED_CATEGORIES
 from ..foundations.errors import ConfigError, DataError
+
+if TYPE_CHECKING:  # Transformers takes a second to import: only those who use it pay
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 # %% ../../nbs/4_language_model/01_prompts.ipynb #3559045e
 @dataclass(frozen=True)
@@ -211,8 +213,10 @@ def _texts_of(template, items):
 def word_tokenizer(
     template: Template,  # Its words get into the vocabulary
     items: pd.DataFrame,  # One row per item, columns `title` and `categories`
-) -> PreTrainedTokenizerFast:  # Whole words, with `<pad>`, `<eos>` and `<unk>`
+) -> "PreTrainedTokenizerFast":  # Whole words, with `<pad>`, `<eos>` and `<unk>`
     "Make a small vocabulary of whole words, for a model trained from scratch."
+    from transformers import PreTrainedTokenizerFast
+
     words = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(_BREAKS, "isolated")]
     )
@@ -305,7 +309,7 @@ class Prompts:
     def __init__(
         self,
         template: Template,  # The words around the items
-        text: PreTrainedTokenizerBase,  # Of the language model, or `word_tokenizer`'s
+        text: "PreTrainedTokenizerBase",  # Of the language model, or `word_tokenizer`'s
         items: pd.DataFrame,  # One row per item, columns `title` and `categories`
         tokens: int,  # K, continuous tokens per item
         max_items: int = 50,  # Only a history's last items are shown

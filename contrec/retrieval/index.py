@@ -6,7 +6,6 @@
 __all__ = ['BLOCK', 'log_mean_exp', 'ItemIndex']
 
 # %% ../../nbs/6_retrieval/01_index.ipynb #edc90001
-import faiss
 import numpy as np
 import torch
 from einops import rearrange
@@ -202,6 +201,8 @@ def _search_exact(self: ItemIndex, query, rows, k, exclude):
 @patch
 def _build_faiss(self: ItemIndex):
     "Build the FAISS index of this kind over the items."
+    import faiss
+
     items = np.ascontiguousarray(self.items.cpu().numpy())
     n_items, d = items.shape
     if self.kind == "flat":
@@ -225,6 +226,8 @@ def _fetch(self: ItemIndex, query, m, growth):
     Returns similarities and item numbers (r, s, m); the number is -1 where none was
     found.
     """
+    import faiss
+
     options = None
     if self.kind == "hnsw":
         options = faiss.SearchParametersHNSW(efSearch=max(self.ef_search * growth, m))

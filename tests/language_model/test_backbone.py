@@ -525,10 +525,7 @@ def test_four_bits_are_refused_if_the_machine_cannot(make, folders, monkeypatch)
     asked = {}
     monkeypatch.setattr(contrec.language_model.backbone, "find_spec", lambda name: name)
     monkeypatch.setattr(
-        contrec.language_model.backbone, "BitsAndBytesConfig", lambda **options: options
-    )
-    monkeypatch.setattr(
-        contrec.language_model.backbone.AutoModelForCausalLM,
+        AutoModelForCausalLM,
         "from_pretrained",
         lambda *where, **options: (
             asked.update(options) or (_ for _ in ()).throw(OSError("far enough"))
@@ -536,7 +533,7 @@ def test_four_bits_are_refused_if_the_machine_cannot(make, folders, monkeypatch)
     )
     with pytest.raises(ConfigError, match="far enough"):
         make("llama", dtype="4bit")
-    assert asked["quantization_config"]["load_in_4bit"] and "dtype" not in asked
+    assert asked["quantization_config"].load_in_4bit and "dtype" not in asked
 
 
 def gradients(backbone, prompts):
