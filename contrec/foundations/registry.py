@@ -286,7 +286,8 @@ def canonical(
     name: str,  # As for `lookup`
 ) -> str:  # The name that `spec` gives to the same part
     "Return the name of a part that other processes understand."
-    return spec(kind, lookup(kind, name))
+    found = lookup(kind, name)
+    return name if name in _BUILT_IN[kind] else spec(kind, found)
 
 # %% ../../nbs/foundations/11_registry.ipynb #7a11001f
 def part_settings(

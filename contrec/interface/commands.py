@@ -213,7 +213,7 @@ def _split(args):
     _check_data_options(args)
     if args.data is None:
         interactions = catalog.load(args.dataset)
-        source, core = {"dataset": args.dataset}, catalog.DATASETS[args.dataset].core
+        source, core = {"dataset": args.dataset}, catalog.core_of(args.dataset)
     else:
         interactions = _read_own(args)
         source, core = {"data": str(args.data), **_given(args)}, 5

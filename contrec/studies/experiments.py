@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ..data.datasets import load_split
 from ..foundations.errors import ConfigError
 from ..foundations.random import seeded
+from ..foundations.registry import lookup
 from ..ranking.beyond_accuracy import coverage
 from ..ranking.evaluation import evaluate
 from ..ranking.linear import EASE, ItemKNN
@@ -33,7 +34,7 @@ from ..retrieval.fusion import choose_weight, fuse
 from ..retrieval.rank_fusion import Fused
 from ..tokenizer.diagnostics import diagnose, survival
 from ..tokenizer.embeddings import linear
-from ..tokenizer.sigma_vae import Tokenizer, effective_rank, fit_tokenizer
+from ..tokenizer.sigma_vae import effective_rank, fit_tokenizer
 
 # %% ../../nbs/8_studies/07_experiments.ipynb #31db3638
 def nested(
@@ -75,7 +76,7 @@ def tokenizer_run(
     order = np.random.default_rng(seed).permutation(len(e))
     held_out, fitted = order[: len(e) // 5], np.sort(order[len(e) // 5 :])
     with seeded(seed):
-        tokenizer = Tokenizer.kinds[settings.pop("kind")](e.shape[1], **settings)
+        tokenizer = lookup("tokenizer", settings.pop("kind"))(e.shape[1], **settings)
     with measured() as cost:
         fit_tokenizer(
             tokenizer,

@@ -25,6 +25,7 @@ from contrec.foundations.errors import (
     TrainingError,
 )
 from ..foundations.files import load_tensors, read_json, save_tensors, write_json
+from ..foundations.registry import check_trusted, lookup, spec
 from ..foundations.trainer import train
 
 # %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #bcabccda
@@ -576,28 +577,31 @@ def save_tokenizer(
     save_tensors(Path(folder) / "model.safetensors", tokenizer.state_dict())
     write_json(
         Path(folder) / "config.json",
-        {"kind": type(tokenizer).__name__, **tokenizer.config},
+        {"kind": spec("tokenizer", type(tokenizer)), **tokenizer.config},
     )
 
 
 def load_tokenizer(
     folder: str | Path,  # Written by `save_tokenizer`
+    trust_code: bool = False,  # Whether a class from outside the kit may be imported
 ) -> Tokenizer:  # In eval mode
     """Read a tokenizer.
 
-    Raises `CheckpointError` where files are missing, damaged, or do not fit together.
+    Raises `CheckpointError` where files are missing, damaged, or do not fit together,
+    and `ConfigError` for a class that this process has not approved.
     """
-    config = read_json(Path(folder) / "config.json")
+    path = Path(folder) / "config.json"
+    config = read_json(path)
     tensors = load_tensors(Path(folder) / "model.safetensors").tensors
     kind = config.pop("kind", None) if isinstance(config, dict) else None
-    if not isinstance(kind, str) or kind not in Tokenizer.kinds:
-        raise CheckpointError(
-            f"{folder}/config.json: unknown kind of tokenizer {kind!r}, known are"
-            f" {', '.join(sorted(Tokenizer.kinds))}. Import the module that defines it."
-        )
+    check_trusted("tokenizer", kind, path, trust_code)
+    try:
+        made = lookup("tokenizer", kind)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     try:
         with torch.random.fork_rng(devices=[]):
-            tokenizer = Tokenizer.kinds[kind](**config)
+            tokenizer = made(**config)
         tokenizer.load_state_dict(tensors)
     except (TypeError, RuntimeError, ConfigError) as error:
         raise CheckpointError(
