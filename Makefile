@@ -28,8 +28,8 @@ record: demo
 	$(MAKE) export
 
 studies: $(STAMP)
-	for s in $(STUDIES); do OMP_NUM_THREADS=1 contrec ablate nbs/experiments/grids/$${s#*/}.json --out nbs/experiments/records/$${s%/*} --workers 2 || exit 1; done
-	contrec ablate nbs/experiments/grids/speed.json --out nbs/experiments/records/sampling --metric users_per_second
+	for s in $(STUDIES); do OMP_NUM_THREADS=1 contrec ablate $${s#*/} --out nbs/experiments/records/$${s%/*} --workers 2 || exit 1; done
+	contrec ablate speed --out nbs/experiments/records/sampling --metric users_per_second
 
 test: $(STAMP) check
 	CONTREC_PROGRESS=0 OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --pause 0.1

@@ -688,12 +688,12 @@ def _workers_option(add):
 
 
 _ABLATE = (
-    "Run what is missing of a grid file (JSON; see the notebook on ablation) and "
+    "Run what is missing of a grid file (YAML; see the notebook on ablation) and "
     "print what each change does, against the noise between seeds."
 )
 _ABLATE_EXAMPLE = (
     "example:\n"
-    "  contrec ablate nbs/experiments/grids/dispersive.json --out "
+    "  contrec ablate dispersive --out "
     "nbs/experiments/records/dispersive --workers 2"
 )
 

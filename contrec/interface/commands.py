@@ -28,7 +28,7 @@ from .report import Example, example
 from ..ranking.evaluation import evaluate
 from ..recommender.config import preset
 from ..recommender.contrec import ContRec
-from ..studies.ablation import read_study, run_study
+from ..studies.ablation import find_grid, read_study, run_study
 from ..studies.comparison import run_comparison
 from ..studies.statistics import effects, summary
 from ..studies.tables import comparison_table, contrast_table
@@ -360,17 +360,9 @@ def _study_table(study, records, metric):
     return "mean", summary(records, metric)[["seeds", "mean", "low", "high"]]
 
 
-def _grid_file(name):
-    "Return the path of a grid file; a grid of the repository needs only its name."
-    shipped = (
-        Path(__file__).parents[2] / "nbs" / "experiments" / "grids" / f"{name}.json"
-    )
-    return shipped if not Path(name).exists() and shipped.is_file() else Path(name)
-
-
 def ablate_command(args):
     "Run `contrec ablate`."
-    grid = _grid_file(args.grid)
+    grid = find_grid(args.grid)
     study = read_study(grid)
     out = args.out or f"runs/{grid.stem}"
     records = run_study(study, out, args.workers)

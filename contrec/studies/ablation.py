@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUNS', 'SETTINGS', 'Study', 'StudyFile', 'TokenizerKind', 'TokenizerSettings', 'ModelSettings', 'ReadoutSettings',
-           'SpeedSettings', 'TextSettings', 'ColdSettings', 'RecipeSettings', 'check_study', 'read_study', 'Fixed',
-           'run_study']
+           'SpeedSettings', 'TextSettings', 'ColdSettings', 'RecipeSettings', 'check_study', 'read_study',
+           'shipped_grids', 'find_grid', 'Fixed', 'run_study']
 
 # %% ../../nbs/8_studies/09_ablation.ipynb #d0000002
 from collections.abc import Mapping
@@ -17,7 +17,8 @@ from pydantic import ConfigDict, Field
 
 from ..data.datasets import load_split
 from ..foundations.errors import ConfigError
-from ..foundations.schema import Schema, check, check_name, read_checked
+from ..foundations.files import read_yaml
+from ..foundations.schema import Schema, check, check_name
 from ..recommender.config import PRESETS
 from contrec.studies.experiments import (
     cold_run,
@@ -160,21 +161,39 @@ def check_study(
 
 
 def read_study(
-    path: str | Path,  # A grid file
+    path: str | Path,  # A grid file, YAML
 ) -> Study:
     """Read a grid file.
 
-    Raises `ConfigError` for an unknown, a missing or a wrong field.
+    Raises `ConfigError` for text that is no YAML, and for an unknown, a missing or a
+    wrong field.
     """
-    found = read_checked(
-        path, StudyFile, ConfigError, f"A grid has: {', '.join(Study._fields)}."
-    )
-    study = Study(**found)
+    remedy = f"A grid has: {', '.join(Study._fields)}."
+    study = Study(**check(StudyFile, read_yaml(path), str(path), ConfigError, remedy))
     try:
         check_study(study)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return study
+
+# %% ../../nbs/8_studies/09_ablation.ipynb #5a0b0002
+def shipped_grids() -> dict[str, Path]:
+    "List the kit's own grids by name; none if only the package is installed."
+    folder = Path(__file__).parents[2] / "nbs" / "experiments" / "grids"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_grid(
+    name: str,  # A grid file, or the name of a grid of the kit
+) -> Path:  # The file
+    "Find a grid file; raises `ConfigError` if there is none."
+    if Path(name).exists():
+        return Path(name)
+    known = shipped_grids()
+    if name not in known and (Path(name).suffix or not known):
+        raise ConfigError(f"there is no grid file {name}. Check the path.")
+    check_name(name, known, "grid")
+    return known[name]
 
 # %% ../../nbs/8_studies/09_ablation.ipynb #a5e20006
 class Fixed(NamedTuple):

@@ -22,15 +22,10 @@ from ..foundations.environment import MemoryBudgetError
 from ..foundations.errors import ConfigError, TrainingError
 from ..ranking.beyond_accuracy import beyond_accuracy
 from ..ranking.evaluation import evaluate
-from contrec.ranking.records import (
-    Cost,
-    find_record,
-    measured,
-    read_records,
-    write_record,
-)
+from ..ranking.records import Cost, measured
 from ..retrieval.rank_fusion import Fused
 from .runner import side_by_side, study_folder
+from .study_tables import find_record, read_records, write_record
 from contrec.studies.systems import (
     FUSED,
     SYSTEMS,
@@ -43,10 +38,9 @@ from contrec.studies.tuning import (
     _checkpoint_folder,
     _fit_with_checkpoints,
     _needs_trial,
-    _read_search,
     _run_trial,
-    _search_path,
     _training_lock,
+    find_search,
     search_of,
     settings_of,
     split_of,
@@ -277,10 +271,10 @@ def run_comparison(  # noqa: PLR0913 - the options of `contrec compare`
 
 def _is_current(folder, dataset, system):
     "Whether a kept search tried what it would try today."
-    found = _read_search(_search_path(folder, dataset, system))
-    like = found.get("like", [])
+    found = find_search(folder, dataset, system)
+    like = found["like"]
     # nothing to hold it against
-    if not all(_search_path(folder, d, system).exists() for d in like):
+    if not all(find_search(folder, d, system) for d in like):
         return True
     return (
         [t["settings"] for t in found.get("trials", [])] or [found["chosen"]]
@@ -298,7 +292,7 @@ def _tune_all(datasets, systems, folder, workers, like, device, report):
         (d, p): _is_current(folder, d, p)
         for d in datasets
         for p in parts
-        if SYSTEMS[p].search and _search_path(folder, d, p).exists()
+        if SYSTEMS[p].search and find_search(folder, d, p)
     }
     for (d, p), current in kept.items():
         if not current:

@@ -15,7 +15,7 @@ import pandas as pd
 from ..foundations.errors import ConfigError
 from ..ranking.evaluation import compare
 from .systems import FUSED, _parts_of
-from .tuning import TIES, _read_search
+from .tuning import TIES, find_searches
 
 # %% ../../nbs/8_studies/13_tables.ipynb #14d73ed8
 # All others are baselines, but for fusions without ContRec, which are controls
@@ -198,7 +198,7 @@ def search_table(
     # validation score, seconds of the search
 ) -> pd.DataFrame:
     "Tabulate what the searches for settings tried and chose."
-    found = [_read_search(p) for p in sorted((Path(folder) / "tuned").glob("*.json"))]
+    found = find_searches(folder)
     rows = []
     for f in found:
         scores = [t["score"] for t in f["trials"] if t["score"] is not None]

@@ -20,8 +20,9 @@ from contrec.interface.denoising_explorer import explore_denoising
 from contrec.interface.playground import explore_recommendations
 from contrec.interface.record_browsers import explore_records
 from contrec.interface.token_explorer import explore_space
-from contrec.ranking.records import commit, measured, read_records
+from contrec.ranking.records import commit, measured
 from contrec.studies.runner import read_ablation
+from contrec.studies.study_tables import read_records
 from contrec.tokenizer.embeddings import linear
 from contrec.tokenizer.sigma_vae import SigmaVAE, fit_tokenizer
 

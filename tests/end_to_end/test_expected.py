@@ -1,7 +1,7 @@
 """The quality of a small, fixed configuration stays: a change that hurts it fails here.
 
 The expected figures are records, made by `contrec ablate` from the grids
-`nbs/experiments/grids/expected.json` and `expected-broken.json`, with
+`expected` and `expected-broken`, with
 `--out nbs/experiments/records/expected`. If you improve the method on purpose, remove
 the records and run both again.
 
@@ -10,7 +10,6 @@ ablations: for example, training times without their share at pure noise, which 
 also among the records.
 """
 
-import json
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,10 @@ from contrec.ranking.linear import EASE
 from contrec.studies.ablation import read_study
 from contrec.studies.experiments import model_run
 from contrec.studies.runner import read_ablation
+from contrec.studies.study_tables import study_records
 
 EXPERIMENTS = Path(__file__).parents[2] / "nbs" / "experiments"
-STUDY = read_study(EXPERIMENTS / "grids" / "expected.json")
+STUDY = read_study(EXPERIMENTS / "grids" / "expected.yaml")
 METRICS = ("valid NDCG@10", "NDCG@10", "NDCG@10 sampled")
 
 
@@ -75,8 +75,8 @@ def test_what_is_exact_stays_exact():
     found = evaluate(
         EASE(100).fit(load_split("ml-100k")), load_split("ml-100k")
     ).metrics
-    expected = json.loads(
-        (EXPERIMENTS / "records" / "compare" / "ml-100k--ease--0.json").read_text()
-    )
+    study = EXPERIMENTS / "records" / "compare"
+    name = "ml-100k--ease--0"
+    expected = study_records(study, "evaluation", name)[name]
     assert expected["config"]["regularisation"] == 100
     assert found["NDCG@10"] == pytest.approx(expected["metrics"]["NDCG@10"], abs=1e-4)

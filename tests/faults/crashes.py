@@ -5,6 +5,8 @@ import shutil
 import signal
 from pathlib import Path
 
+from contrec.studies.study_tables import read_study_table, run_record
+
 from .campaign import Area, check_message, require
 from .child import CALLS
 from .forms import pick
@@ -159,10 +161,9 @@ def state(name: str, out: Path) -> dict:
     if name in ("save", "fitted"):
         weights = (out / "model.safetensors").read_bytes().hex()
         return {"files": names, "weights": weights}
-    records = {
-        n: json.loads((out / n).read_text()) for n in names if n.endswith(".json")
-    }
-    return {"files": names, "records": {n: kept(r) for n, r in records.items()}}
+    rows = read_study_table(out).to_dict("records")
+    records = {row["run"]: kept(run_record(row)) for row in rows}
+    return {"files": names, "records": records}
 
 
 def kept(record: dict) -> dict:

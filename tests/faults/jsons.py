@@ -1,14 +1,18 @@
-"""JSON files of a run, a model, a study and a comparison with any value anywhere."""
+"""JSON of a run, a model, a study and a comparison with any value anywhere."""
 
 import copy
 import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 import contrec.studies.ablation
 import contrec.studies.comparison
 from contrec.data.reading import read_items, read_log
 from contrec.data.split import leave_one_out
+from contrec.studies.study_tables import RUNS
 
 from .campaign import Area, require
 from .forms import pick
@@ -177,8 +181,35 @@ def alter(path: Path, random) -> str:
     return f"line {at + 1}: {how}" if len(lines) > 1 else how
 
 
+def alter_row(path: Path, random, kinds) -> str:
+    """Change the JSON text of one cell of a study's table, or a byte of the file."""
+    if random.random() < 0.25:
+        data = bytearray(path.read_bytes())
+        at = int(random.integers(len(data)))
+        data[at] ^= 1 + int(random.integers(255))
+        path.write_bytes(bytes(data))
+        return f"byte {at}"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    cells = [
+        (row, name)
+        for row in rows
+        for name in ("config", "context", "versions", "search")
+        if row["kind"] in kinds and row[name] is not None
+    ]
+    row, name = cells[int(random.integers(len(cells)))]
+    if random.random() < 0.25:
+        data, how = broken_text(row[name], random)
+        row[name] = data.decode("utf-8", errors="replace")
+    else:
+        value, how = pick(random, VALUE_CHANGES)(json.loads(row[name]), random)
+        row[name] = json.dumps(value)
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    return f"{row['run']}, {name}: {how}"
+
+
 class Jsons(Area):
-    """Every trial alters one JSON file and uses what it belongs to."""
+    """Every trial alters one JSON text and uses what it belongs to."""
 
     name = "jsons"
     share = 1.5
@@ -284,20 +315,24 @@ class Jsons(Area):
         return self.alter_model(kind, random, place, "text/*.json")
 
     def alter_grid(self, kind, random, place):
-        shutil.copy(self.grid, place / "grid.json")
-        self.change(place / "grid.json", random)
-        return self.ablate(place / "grid.json", place / "study")
+        shutil.copy(self.grid, place / "grid.yaml")
+        self.change(place / "grid.yaml", random)
+        return self.ablate(place / "grid.yaml", place / "study")
 
     def alter_study(self, kind, random, place):
         shutil.copytree(self.study, place / "study")
-        self.change(pick(random, sorted((place / "study").rglob("*.json"))), random)
+        self.change_row(place / "study", random, ["ablation"])
         return self.ablate(self.grid, place / "study")
 
-    def alter_compare(self, kind, random, place, pattern="*.json"):
+    def change_row(self, study, random, kinds):
+        """Alter a study's table and note what was done."""
+        self.told |= {"file": RUNS, "change": alter_row(study / RUNS, random, kinds)}
+
+    def alter_compare(self, kind, random, place, kinds=("evaluation",)):
         out = place / "compared"
         shutil.copytree(self.compared, out)
-        self.change(pick(random, sorted(out.glob(pattern))), random)
+        self.change_row(out, random, kinds)
         return self.compare(out)
 
     def alter_tuned(self, kind, random, place):
-        return self.alter_compare(kind, random, place, "tuned/**/*.json")
+        return self.alter_compare(kind, random, place, ("ablation", "search"))

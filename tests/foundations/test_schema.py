@@ -5,16 +5,24 @@ import json
 import random
 from functools import partial
 
-import pytest
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from contrec.foundations.errors import ContrecError
 from contrec.foundations.run_folder import read_log_rows
 from contrec.ranking.evaluation import evaluate
 from contrec.ranking.linear import Popularity
-from contrec.ranking.records import read_records, write_record
 from contrec.studies.ablation import read_study
 from contrec.studies.runner import ablate, read_ablation
-from contrec.studies.tuning import _read_search
+from contrec.studies.study_tables import (
+    RUN_SCHEMA,
+    RUNS,
+    read_records,
+    run_row,
+    write_record,
+    write_rows,
+)
+from contrec.studies.tuning import find_searches
 
 WRONG = [
     None,
@@ -51,6 +59,7 @@ SEARCH = {
     "dataset": "ml-100k",
     "system": "ease",
     "split_sha256": "0",
+    "seed": 0,
     "chosen": {"a": 1},
     "trials": [{"settings": {"a": 1}, "score": 0.1, "seconds": 1.0, "failed": None}],
     "like": [],
@@ -113,40 +122,68 @@ def judged(read):
     return 0
 
 
-@pytest.mark.parametrize(
-    "value, read, seed", [(STUDY, read_study, 0), (SEARCH, _read_search, 1)]
-)
-def test_wrong_values_anywhere_in_a_file(tmp_path, value, read, seed):
-    draw, path = random.Random(seed), tmp_path / "file.json"
-    path.write_text(json.dumps(value))
-    assert judged(lambda: read(path)) == 0
+def test_wrong_values_anywhere_in_a_grid(tmp_path):
+    draw, path = random.Random(0), tmp_path / "grid.yaml"
+    path.write_text(json.dumps(STUDY))
+    assert judged(lambda: read_study(path)) == 0
     refused = 0
-    for text in texts(value, draw):
+    for text in texts(STUDY, draw):
         path.write_bytes(text)
-        refused += judged(lambda: read(path))
+        refused += judged(lambda: read_study(path))
     assert refused > 30
+
+
+def wrong_cells(row, draw):
+    "The row with a wrong value in one of its columns, of the column's own type."
+    wrong = {
+        pa.string(): [None, "", "x", "[]", "{", "\x1b[31m", '{"x": NaN}', "[" * 50_000],
+        pa.int64(): [None, -1, 2**62],
+        pa.float64(): [None, float("nan"), float("inf"), -1.0],
+    }
+    for name, value in row.items():
+        kind = RUN_SCHEMA.field(name).type if name in RUN_SCHEMA.names else pa.float64()
+        for other in wrong.get(kind, [None, [], [0], [-1]]):
+            yield {**row, name: other}
+        if isinstance(value, str) and value.startswith("{"):
+            for _ in range(20):
+                yield {**row, name: json.dumps(altered({"": json.loads(value)}, draw))}
 
 
 def test_wrong_values_anywhere_in_records(tmp_path, small_split):
     draw = random.Random(2)
-    ablate(lambda config, seed: {"m": 0.5}, {"a": 1}, {}, [0], tmp_path / "study")
-    record = write_record(
-        tmp_path / "runs",
-        evaluate(Popularity().fit(small_split), small_split),
-        0,
-        {"a": 1},
-    )
-    for folder, path, read in (
-        (tmp_path / "study", next((tmp_path / "study").glob("*.json")), read_ablation),
-        (tmp_path / "runs", record, read_records),
+    for folder, read in (
+        (tmp_path / "study", read_ablation),
+        (tmp_path / "runs", read_records),
+        (tmp_path / "searches", find_searches),
     ):
-        value = json.loads(path.read_text())
+        if read is read_ablation:
+            ablate(lambda config, seed: {"m": 0.5}, {"a": 1}, {}, [0], folder)
+        elif read is read_records:
+            found = evaluate(Popularity().fit(small_split), small_split)
+            write_record(folder, found, 0, {"a": 1})
+        else:
+            write_rows(folder, [run_row(SEARCH, "search--ml-100k--ease")])
         assert judged(partial(read, folder)) == 0
-        refused = 0
-        for text in texts(value, draw):
-            path.write_bytes(text)
+        table, refused = pq.read_table(folder / RUNS), 0
+        for row in wrong_cells(table.to_pylist()[0], draw):
+            wrong = pa.Table.from_pylist([row], table.schema)
+            pq.write_table(wrong, folder / RUNS)
             refused += judged(partial(read, folder))
         assert refused > 15
+
+
+def test_any_bytes_instead_of_a_table_are_refused(tmp_path, small_split):
+    draw = random.Random(4)
+    found = evaluate(Popularity().fit(small_split), small_split)
+    write_record(tmp_path, found, 0, {"a": 1})
+    good, refused = (tmp_path / RUNS).read_bytes(), 0
+    for _ in range(150):
+        wrong = bytearray(good)
+        for _ in range(draw.randrange(1, 5)):
+            wrong[draw.randrange(len(wrong))] = draw.randrange(256)
+        (tmp_path / RUNS).write_bytes(bytes(wrong[: draw.choice([None, -9, 40])]))
+        refused += judged(partial(read_records, tmp_path))
+    assert refused > 75
 
 
 def test_wrong_values_anywhere_in_a_log(tmp_path):

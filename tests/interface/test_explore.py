@@ -51,9 +51,9 @@ from contrec.interface.record_browsers import (
 from contrec.interface.result_figures import plot_recommendations
 from contrec.interface.token_explorer import TokenSpace, explore_space, percent
 from contrec.ranking.linear import EASE, ItemKNN, Popularity
-from contrec.ranking.records import read_records, write_record
 from contrec.studies.runner import ablate, read_ablation
 from contrec.studies.statistics import effects
+from contrec.studies.study_tables import read_records, write_record
 
 HOSTILE = '<script>alert(1)</script> & "$x_1$" \u202e'
 

@@ -4,12 +4,13 @@ The rules of a list are held, parts are never mixed, and a killed or altered run
 fake a record.
 """
 
-import json
 import subprocess
 import time
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,14 +34,18 @@ from contrec.ranking.evaluation import Evaluation, compare, evaluate
 from contrec.ranking.linear import Popularity
 from contrec.ranking.metrics import TopK, paired_bootstrap
 from contrec.ranking.recommender import Recommender
-from contrec.ranking.records import (
-    Cost,
-    commit,
-    config_hash,
+from contrec.ranking.records import Cost, commit, config_hash, measured
+from contrec.studies import study_tables
+from contrec.studies.study_tables import (
+    RANKS,
+    RUNS,
     find_record,
-    measured,
+    per_user_ranks,
     read_records,
+    run_row,
+    study_records,
     write_record,
+    write_rows,
 )
 
 
@@ -207,7 +212,7 @@ def test_unreachable_targets_are_counted():
 
 def test_record_round_trip(split, tmp_path):
     evaluation, cost = result(split, 5), Cost(1.5, 200.0)
-    path = write_record(
+    name = write_record(
         tmp_path, evaluation, 7, {"a": 1, "b": [1, 2]}, cost, {"coverage@10": 0.5}, 1234
     )
     row = read_records(tmp_path).iloc[0]
@@ -248,17 +253,19 @@ def test_record_round_trip(split, tmp_path):
         "peak_mb",
         "users_per_second",
         "metrics",
-    } <= set(json.loads(path.read_text()))
+    } <= set(study_records(tmp_path, "evaluation", name)[name])
     # Nothing half-written stays
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".npz"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [RANKS, RUNS]
 
 
 def test_a_table_says_what_the_trainings_ran_on(split, tmp_path):
     for seed, device in enumerate(["cpu b", "cpu a, cpu b", None]):
         write_record(tmp_path, result(split, 5), seed, {}, Cost(device=device))
-    older = json.loads((tmp_path / "small--fixed--2.json").read_text())
-    del older["device"]
-    (tmp_path / "small--fixed--2.json").write_text(json.dumps(older))
+    name = "small--fixed--2"
+    older = study_records(tmp_path, "evaluation", name)[name]
+    older.pop("device", None)
+    ranks = per_user_ranks(tmp_path, [name])
+    write_rows(tmp_path, [run_row(older, name)], ranks, replace=True)
     records = read_records(tmp_path)
     assert records["device"].tolist() == [
         "cpu b",
@@ -278,10 +285,12 @@ def test_validation_and_test_records_stand_side_by_side(split, tmp_path):
 
 
 def test_a_kill_between_the_files_leaves_no_record(split, tmp_path, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
+    def killed(path, table, real=study_tables._write_table):
+        if path.name == RUNS:
+            raise KeyboardInterrupt
+        real(path, table)
 
-    monkeypatch.setattr(records, "write_json", killed)
+    monkeypatch.setattr(study_tables, "_write_table", killed)
     with pytest.raises(KeyboardInterrupt):
         write_record(tmp_path, result(split, 6), 0, {})
     assert find_record(tmp_path, split, "fixed", 0, {}) is None
@@ -289,31 +298,48 @@ def test_a_kill_between_the_files_leaves_no_record(split, tmp_path, monkeypatch)
         read_records(tmp_path)
 
 
+def altered(path, **columns):
+    "Write a study's file again with other values in some columns."
+    rows = pq.read_table(path).to_pylist()
+    names = pq.read_schema(path)
+    pq.write_table(pa.Table.from_pylist([r | columns for r in rows], names), path)
+
+
+def others(path):
+    "Write a Parquet file that is no table of a study."
+    pq.write_table(pa.table({"run": ["small--fixed--0"], "other": [1]}), path)
+
+
 @pytest.mark.parametrize(
     "harm,message",
     [
-        (lambda j, n: j.write_text(j.read_text()[:-20]), "not valid JSON"),
-        (lambda j, n: j.write_text("[]"), "no record of a run"),
-        (lambda j, n: j.write_text("{}"), "no record of a run"),
-        (lambda j, n: n.write_bytes(n.read_bytes()[:40]), "damaged"),
-        (lambda j, n: n.write_bytes(b""), "damaged"),
-        (lambda j, n: n.unlink(), "is missing"),
-        (lambda j, n: np.savez(n, other=np.arange(3)), "damaged"),
-        (lambda j, n: np.savez(n, ranks=np.array([{}], dtype=object)), "damaged"),
-        (lambda j, n: np.savez(n, ranks=np.ones(40, int)), "another run"),
+        (lambda j, n: j.write_bytes(j.read_bytes()[:-20]), "runs.parquet is damaged"),
+        (lambda j, n: j.write_text("[]"), "runs.parquet is damaged"),
+        (lambda j, n: others(j), "runs.parquet is damaged or no table of a study"),
+        (lambda j, n: altered(j, config="{"), "fixed--0: config is not valid JSON"),
+        (lambda j, n: altered(j, config="[]"), "fixed--0: config is no object"),
+        (lambda j, n: altered(j, dataset=None), "fixed--0: the field 'dataset' is"),
+        (lambda j, n: altered(j, ks=[0]), r"fixed--0: ks\[0\] is 0"),
+        (lambda j, n: n.write_bytes(n.read_bytes()[:40]), "ranks.parquet is damaged"),
+        (lambda j, n: n.write_bytes(b""), "ranks.parquet is damaged"),
+        (lambda j, n: n.unlink(), "no ranks of the run 'small--fixed--0'"),
+        (lambda j, n: others(n), "ranks.parquet is damaged"),
+        (lambda j, n: altered(n, ranks=[1] * 40), "small--fixed--0' are not those"),
+        (lambda j, n: altered(j, ranks_sha256="0"), "small--fixed--0' are not those"),
+        (lambda j, n: altered(j, **{"metrics.NDCG@10": 0.9}), "fixed--0: NDCG@10 is"),
     ],
 )
 def test_damaged_records_are_named(split, tmp_path, harm, message):
-    path = write_record(tmp_path, result(split, 7), 0, {})
-    harm(path, path.with_suffix(".npz"))
+    write_record(tmp_path, result(split, 7), 0, {})
+    harm(tmp_path / RUNS, tmp_path / RANKS)
     with pytest.raises(CheckpointError, match=message) as caught:
         read_records(tmp_path)
-    assert path.stem in str(caught.value) and "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_two_systems_never_share_a_file(split, tmp_path):
+def test_two_systems_never_share_a_row(split, tmp_path):
     write_record(tmp_path, result(split, 1, "SASRec (CE)"), 0, {})
-    with pytest.raises(ConfigError, match="same file name"):
+    with pytest.raises(ConfigError, match="same name"):
         write_record(tmp_path, result(split, 1, "sasrec, ce"), 0, {})
 
 

@@ -13,6 +13,8 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +32,7 @@ from contrec.studies.ablation import Study, read_study, run_study
 from contrec.studies.experiments import nested
 from contrec.studies.runner import ablate, grid, read_ablation, run_once
 from contrec.studies.statistics import effects, summary
+from contrec.studies.study_tables import RUNS, study_records
 
 DEFAULT = {"a": 1, "b": "x", "c": None}
 
@@ -106,7 +109,7 @@ def test_a_killed_grid_resumes_and_ends_alike(tmp_path_factory, kill):
     killed, again = Counted(kill), Counted()
     with pytest.raises(KeyboardInterrupt):
         ablate(killed, DEFAULT, {"a": [2, 3]}, [0, 1, 2], one)
-    assert not [f for f in one.iterdir() if f.suffix != ".json"]
+    assert {f.name for f in one.iterdir()} <= {RUNS}
     resumed, whole = (
         ablate(again, DEFAULT, {"a": [2, 3]}, [0, 1, 2], one),
         ablate(Counted(), DEFAULT, {"a": [2, 3]}, [0, 1, 2], two),
@@ -143,7 +146,7 @@ def test_reading_needs_no_run_and_gives_the_same_table(tmp_path):
     pd.testing.assert_frame_equal(
         effects(read_ablation(tmp_path), DEFAULT), effects(ran, DEFAULT)
     )
-    record = json.loads(next(tmp_path.glob("*.json")).read_text())
+    record = next(iter(study_records(tmp_path, "ablation").values()))
     assert {
         "config",
         "seed",
@@ -152,7 +155,6 @@ def test_reading_needs_no_run_and_gives_the_same_table(tmp_path):
         "seconds",
         "peak_mb",
         "commit",
-        "failed",
     } <= set(record)
     assert ran["seconds"].notna().all()
 
@@ -277,7 +279,7 @@ def test_failed_trainings_are_results_and_mistakes_are_not(tmp_path):
 
     with pytest.raises(ConfigError, match="no such option"):
         ablate(mistaken, DEFAULT, {"a": [7]}, [0], tmp_path / "x")
-    assert not list((tmp_path / "x").glob("*")) if (tmp_path / "x").exists() else True
+    assert not list((tmp_path / "x").glob("*"))
     for bad in ({}, {"m": float("nan")}, {"m": float("inf")}):
         with pytest.raises(ConfigError, match="finite numbers"):
             run_once(lambda c, s, bad=bad: bad, {"a": 5}, 0, tmp_path)
@@ -286,22 +288,21 @@ def test_failed_trainings_are_results_and_mistakes_are_not(tmp_path):
 @pytest.mark.parametrize(
     "harm,message",
     [
-        (lambda p: p.write_text(p.read_text()[:30]), "not valid JSON"),
-        (lambda p: p.write_text("[1]"), "no record"),
-        (lambda p: p.write_text('{"config": {}}'), "no record"),
-        (
-            lambda p: p.write_text(p.read_text().replace('"seed": 0', '"seed": 4')),
-            "altered or renamed",
-        ),
-        (lambda p: p.rename(p.with_name("0123456789ab.json")), "altered or renamed"),
+        ({"config": '{"a": 1'}, "config is not valid JSON"),
+        ({"context": "[1]"}, "context is no object"),
+        ({"config": None}, "the field 'config' is missing. This is no record"),
+        ({"seed": 4}, "altered or renamed"),
+        ({"run": "0123456789ab"}, "0123456789ab does not hold.*altered or renamed"),
     ],
 )
 def test_damaged_records_are_named(tmp_path, harm, message):
     run_once(Counted(), DEFAULT, 0, tmp_path)
-    harm(next(tmp_path.glob("*.json")))
+    table = pq.read_table(tmp_path / RUNS)
+    harmed = pa.Table.from_pylist([table.to_pylist()[0] | harm], table.schema)
+    pq.write_table(harmed, tmp_path / RUNS)
     with pytest.raises(CheckpointError, match=message) as caught:
         read_ablation(tmp_path)
-    assert "\n" not in str(caught.value) and ".json" in str(caught.value)
+    assert "\n" not in str(caught.value) and RUNS in str(caught.value)
 
 
 def test_other_bad_input(tmp_path):
@@ -374,11 +375,11 @@ def test_a_bad_grid_file_is_told(tmp_path, change, message):
         "factors": {},
         "seeds": [0],
     } | change
-    (tmp_path / "grid.json").write_text(
+    (tmp_path / "grid.yaml").write_text(
         json.dumps({k: v for k, v in grid.items() if v is not None})
     )
     with pytest.raises(ConfigError, match=message):
-        read_study(tmp_path / "grid.json")
+        read_study(tmp_path / "grid.yaml")
 
 
 @pytest.fixture
@@ -450,8 +451,9 @@ def test_every_kind_of_study_runs_and_is_kept(tmp_path, small_world, small_split
     ):
         first = run_study(study, tmp_path / name)
         # a row has columns of these names
+        records = study_records(tmp_path / name, "ablation").values()
         assert not {"seed", "failed", "seconds", "config", "context"} & set().union(
-            *(json.loads(p.read_text())["metrics"] for p in (tmp_path / name).iterdir())
+            *(record["metrics"] for record in records)
         )
         assert (
             len(first) == 2
@@ -465,10 +467,7 @@ def test_every_kind_of_study_runs_and_is_kept(tmp_path, small_world, small_split
             before == {p: p.stat().st_mtime_ns for p in (tmp_path / name).iterdir()}
             and again[metric].tolist() == first[metric].tolist()
         )
-        assert all(
-            r["context"]["split_sha256"] == small_split.sha256
-            for r in map(json.loads, (p.read_text() for p in before))
-        )
+        assert all(r["context"]["split_sha256"] == small_split.sha256 for r in records)
         assert len(effects(first, study.default, metric)) == 1
 
 
@@ -483,14 +482,14 @@ def test_the_command_tells_of_a_study_without_factors(tmp_path, small_world, cap
         "factors": {},
         "seeds": [0, 1],
     }
-    (tmp_path / "grid.json").write_text(json.dumps(study))
+    (tmp_path / "grid.yaml").write_text(json.dumps(study))
     for named in (["--grid"], []):  # by its name, or without
         assert (
             cli.main(
                 [
                     "ablate",
                     *named,
-                    str(tmp_path / "grid.json"),
+                    str(tmp_path / "grid.yaml"),
                     "--out",
                     str(tmp_path / "out"),
                 ]
@@ -500,7 +499,7 @@ def test_the_command_tells_of_a_study_without_factors(tmp_path, small_world, cap
         assert (
             "small, mse: mean, its 95% interval over seeds" in capsys.readouterr().out
         )
-    for wrong in ([], ["a.json", "--grid", "b.json"]):
+    for wrong in ([], ["a.yaml", "--grid", "b.yaml"]):
         with pytest.raises(SystemExit) as stop:
             cli.main(["ablate", *wrong])
         assert stop.value.code == 2 and "GRID" in capsys.readouterr().err
@@ -668,7 +667,7 @@ def test_every_kind_of_run_says_what_it_needs():
 def test_a_missing_setting_is_named_with_its_file(tmp_path, capsys, run, missing):
     from contrec.interface import cli
 
-    path = tmp_path / "grid.json"
+    path = tmp_path / "grid.yaml"
     write_grid(path, run, NEEDED[run])
     assert read_study(path).run == run
     fixed = {name: value for name, value in NEEDED[run].items() if name != missing}
@@ -695,7 +694,7 @@ def test_a_missing_setting_is_named_with_its_file(tmp_path, capsys, run, missing
     ],
 )
 def test_a_wrong_setting_is_named_with_its_file(tmp_path, run, changes, message):
-    path = tmp_path / "grid.json"
+    path = tmp_path / "grid.yaml"
     write_grid(path, run, NEEDED[run] | changes)
     with pytest.raises(ConfigError, match=re.escape(message)) as refused:
         read_study(path)
@@ -703,7 +702,7 @@ def test_a_wrong_setting_is_named_with_its_file(tmp_path, run, changes, message)
 
 
 def test_the_last_configuration_is_checked_before_the_first_runs(tmp_path):
-    path = tmp_path / "grid.json"
+    path = tmp_path / "grid.yaml"
     factors = {"factors": {"steps": [8, 0]}, "default": {"steps": 4}}
     write_grid(path, "tokenizer", NEEDED["tokenizer"], **factors)
     with pytest.raises(ConfigError, match="steps is 0"):
@@ -719,7 +718,7 @@ LEFT = ".0123456789abcdef.part"  # The name of a temporary file
 
 
 def test_a_study_removes_what_a_killed_one_left(tmp_path):
-    places = ("", "tuned", "tuned/trials", "unfinished/small--ease--0--abc")
+    places = ("", "unfinished", "unfinished/small--ease--0--abc")
     for place in places:
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
         (tmp_path / place / LEFT).touch()

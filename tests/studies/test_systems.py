@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from filelock import FileLock
@@ -22,12 +24,19 @@ from contrec.foundations.errors import (
 from contrec.interface import cli
 from contrec.ranking.evaluation import evaluate
 from contrec.ranking.linear import EASE, Popularity
-from contrec.ranking.records import read_records
 from contrec.retrieval.rank_fusion import Fused
 from contrec.studies import comparison, factor_models, tables, tuning
 from contrec.studies.comparison import Job, jobs_of, run_comparison
 from contrec.studies.runner import study_folder
 from contrec.studies.sequence_models import GRU4Rec
+from contrec.studies.study_tables import (
+    RUNS,
+    per_user_ranks,
+    read_records,
+    run_row,
+    study_records,
+    write_rows,
+)
 from contrec.studies.systems import BUDGET, FUSED, SYSTEMS, System, make, product
 from contrec.studies.tables import (
     beyond_accuracy_table,
@@ -35,7 +44,13 @@ from contrec.studies.tables import (
     contrast_table,
     search_table,
 )
-from contrec.studies.tuning import search_of, settings_of, split_of, tune
+from contrec.studies.tuning import (
+    find_search,
+    search_of,
+    settings_of,
+    split_of,
+    tune,
+)
 
 
 class Counted:
@@ -89,6 +104,13 @@ def small(small_split, monkeypatch):
     split_of.cache_clear()
 
 
+def change_search(folder, dataset, **fields):
+    "Write the search of EASE on a data set with other values in some fields."
+    changed = find_search(folder, dataset, "ease") | fields
+    row = run_row(changed, f"search--{dataset}--ease")
+    write_rows(folder, [row], replace=True)
+
+
 def run(folder, *names, **options):
     return run_comparison(["small"], names, folder=folder, **options)
 
@@ -101,7 +123,8 @@ def test_records_say_everything(small, small_split, tmp_path):
         ("sasrec-ce", 0),
         ("sasrec-ce", 1),
     ]
-    record = json.loads((tmp_path / "small--sasrec-ce--1.json").read_text())
+    kept = study_records(tmp_path, "evaluation")
+    record = kept["small--sasrec-ce--1"]
     assert {
         "dataset",
         "system",
@@ -132,15 +155,13 @@ def test_records_say_everything(small, small_split, tmp_path):
         "NDCG@10 short history",
         "valid NDCG@10",
     } <= set(record["beyond"])
-    ease, popularity = (
-        json.loads((tmp_path / f"small--{s}--0.json").read_text())
-        for s in ("ease", "popularity")
-    )
+    ease, popularity = (kept[f"small--{s}--0"] for s in ("ease", "popularity"))
     assert (
         ease["parameters"] == small_split.n_items**2
         and popularity["parameters"] == small_split.n_items
     )
-    assert len(np.load(tmp_path / "small--ease--0.npz")["ranks"]) == small_split.n_users
+    name = "small--ease--0"
+    assert len(per_user_ranks(tmp_path, [name])[name]) == small_split.n_users
     assert not list((tmp_path / "unfinished").glob("*"))
 
 
@@ -212,7 +233,7 @@ def test_a_kill_in_the_middle_and_resume_gives_equal_records(
     same = [
         c
         for c in whole
-        if c not in ("seconds", "peak_mb", "users_per_second", "path", "versions")
+        if c not in ("seconds", "peak_mb", "users_per_second", "versions")
     ]
     pd.testing.assert_frame_equal(resumed[same], whole[same])
     assert not list((tmp_path / "killed/unfinished").glob("*"))
@@ -220,7 +241,7 @@ def test_a_kill_in_the_middle_and_resume_gives_equal_records(
 
 def test_tuning_is_written_down_and_used(small, small_split, tmp_path):
     records = run(tmp_path, "ease", "sasrec-ce", "popularity", tuned=True, seeds=[1])
-    found = json.loads((tmp_path / "tuned/small--ease.json").read_text())
+    found = find_search(tmp_path, "small", "ease")
     assert [t["settings"] for t in found["trials"]] == SYSTEMS["ease"].search and found[
         "split_sha256"
     ] == small_split.sha256
@@ -267,7 +288,7 @@ def test_the_winner_of_a_search_is_not_trained_twice(small, tmp_path, monkeypatc
         and record["device"].startswith(kept["device"])
         and not list((tmp_path / "unfinished").glob("*"))
     )
-    found = json.loads((tmp_path / "tuned/small--sasrec-ce.json").read_text())
+    found = find_search(tmp_path, "small", "sasrec-ce")
     assert record["valid NDCG@10"] == pytest.approx(
         max(t["score"] for t in found["trials"])
     )
@@ -289,7 +310,7 @@ def test_a_search_of_other_settings_is_done_again(small, tmp_path, monkeypatch):
         SYSTEMS["ease"]._replace(search=product(regularisation=(1, 100, 1000, 5000))),
     )
     run_comparison(["small"], ["ease"], folder=tmp_path, tuned=True, report=told.append)
-    found = json.loads((tmp_path / "tuned/small--ease.json").read_text())
+    found = find_search(tmp_path, "small", "ease")
     # the others' trials are kept
     assert [t["settings"]["regularisation"] for t in found["trials"]] == [
         1,
@@ -312,8 +333,7 @@ def test_a_large_set_tries_what_won_on_the_small_ones(small, tmp_path):
         ("second", {"regularisation": 1000}),
     ):
         tune(name, "ease", tmp_path)
-        path = tmp_path / f"tuned/{name}--ease.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"chosen": chosen}))
+        change_search(tmp_path, name, chosen=chosen)
     small["ease"].made.clear()
     run_comparison(
         ["large"],
@@ -322,7 +342,7 @@ def test_a_large_set_tries_what_won_on_the_small_ones(small, tmp_path):
         tuned=True,
         like=["small", "second"],
     )
-    found = json.loads((tmp_path / "tuned/large--ease.json").read_text())
+    found = find_search(tmp_path, "large", "ease")
     assert (
         [t["settings"]["regularisation"] for t in found["trials"]] == [1, 1000]
         and found["budget"] == 2
@@ -332,7 +352,9 @@ def test_a_large_set_tries_what_won_on_the_small_ones(small, tmp_path):
         found["chosen"] == max(found["trials"], key=lambda t: t["score"])["settings"]
         and len(small["ease"].made) == 3
     )
-    (tmp_path / "tuned/large--ease.json").unlink()
+    table = pq.read_table(tmp_path / RUNS)
+    others = pc.field("run") != "search--large--ease"
+    pq.write_table(table.filter(others), tmp_path / RUNS)
     # one winner needs no trial
     alone = tune("large", "ease", tmp_path, like=["second"])
     assert (
@@ -373,8 +395,7 @@ def test_a_killed_search_goes_on(small, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, "ease", tuned=True)
     assert (
-        not (tmp_path / "tuned/small--ease.json").exists()
-        and len(small["ease"].made) == 2
+        find_search(tmp_path, "small", "ease") is None and len(small["ease"].made) == 2
     )
     run(tmp_path, "ease", tuned=True)
     # the third trial, and the run
@@ -417,11 +438,7 @@ def test_two_processes_may_do_the_same_where_no_checkpoint_is_kept(
 def test_a_comparison_removes_what_a_killed_one_left(small, tmp_path):
     work = tmp_path / "unfinished/large--ease--0--abc"
     work.mkdir(parents=True)
-    left = [
-        place / ".0123456789abcdef.part"
-        for place in (tmp_path, tmp_path / "tuned/trials", work)
-    ]
-    left[1].parent.mkdir(parents=True)
+    left = [place / ".0123456789abcdef.part" for place in (tmp_path, work)]
     with study_folder(tmp_path):  # Somebody works there
         for path in left:
             path.touch()
@@ -449,11 +466,10 @@ def test_searches_that_fail_or_do_not_fit(small, tmp_path, monkeypatch):
     )
     with pytest.raises(TrainingError, match="each of the 2 settings"):
         tune("small", "ease", tmp_path)
-    path = tmp_path / "tuned/small--ease.json"
-    path.write_text(path.read_text().replace(found["split_sha256"], "0" * 64))
+    change_search(tmp_path, "small", split_sha256="0" * 64)
     with pytest.raises(CheckpointError, match="another split"):
         settings_of("small", "ease", tmp_path)
-    path.write_text("[]")
+    change_search(tmp_path, "small", chosen=[])
     with pytest.raises(
         CheckpointError,
         match="must be an object with named values. This is no record of a search",
