@@ -32,7 +32,7 @@ def novelty(
 ) -> float:  # Bits
     """Compute the mean self-information of the items shown.
 
-    An item of no user counts as one of half a user.
+    An item that no user has counts as an item of half a user.
     """
     return float(-np.log2(np.maximum(counts[ids[ids >= 0]], 0.5) / n_users).mean())
 
@@ -99,7 +99,7 @@ def popularity_groups(
     is_rare = rank[split.targets(part)] < split.n_items // 2
     return np.where(is_rare, "rare target", "popular target")
 
-
+# %% ../../nbs/2_ranking/06_beyond_accuracy.ipynb #0b5cba38
 def by_group(
     values: np.ndarray,  # (n_users,) a metric
     groups: np.ndarray,  # (n_users,) names

@@ -30,7 +30,7 @@ from .recommender import Recommender
 # %% ../../nbs/2_ranking/05_evaluation.ipynb #23f47850
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    "What one system reached on one part of one split."
+    "Hold the result of one system on one part of one split."
 
     system: str  # Name of the recommender
     dataset: str  # Name of the split
@@ -119,11 +119,8 @@ def evaluate(
 
     Raises `ConfigError` for lists that break the rules.
     """
-    histories, targets, ks = (
-        split.histories(part),
-        split.targets(part),
-        tuple(sorted(int(k) for k in ks)),
-    )
+    histories, targets = split.histories(part), split.targets(part)
+    ks = tuple(sorted(int(k) for k in ks))
     began = time.perf_counter()
     ids = recommender.rank(
         histories,

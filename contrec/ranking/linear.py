@@ -24,28 +24,28 @@ from .recommender import Recommender
 
 # %% ../../nbs/2_ranking/03_linear.ipynb #1f12df3f
 class Popularity(Recommender):
-    "Every item by its number of training interactions, the same for everybody."
+    "Score items by their number of training interactions, the same for everybody."
 
     name, reads_history = "popularity", False
 
     def fit(self, split: Split, log: Callable | None = None) -> "Popularity":
-        "Count."
+        "Count the training interactions of every item."
         self.split = split
         self.counts = split.counts.astype(np.float32)
         return self
 
     def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-        "The counts, once per row."
+        "Return the counts, once per row."
         return np.tile(self.counts, (len(histories), 1))
 
 # %% ../../nbs/2_ranking/03_linear.ipynb #d71b96b4
 def recency(
     histories: Ragged,  # Item numbers in time order
-    # Weight of a step back, 0 to 1; None weighs all steps alike
+    # Weight of a step back, 0 to 1; None gives all steps equal weight
     decay: float | None = None,
     # (sum of lengths,) float32: `decay ** steps back`, 1 for the last item of a row
 ) -> np.ndarray:
-    """The weight of every place in every history.
+    """Compute the weight of every position in every history.
 
     Raises `ConfigError` for a decay outside (0, 1].
     """
@@ -53,26 +53,23 @@ def recency(
         return np.ones(len(histories.values), np.float32)
     if not 0 < decay <= 1:
         raise ConfigError(f"decay is {decay}. It must be above 0 and at most 1.")
-    steps = (
-        np.repeat(histories.offsets[1:], histories.lengths)
-        - 1
-        - np.arange(len(histories.values))
-    )
+    last = np.repeat(histories.offsets[1:], histories.lengths) - 1
+    steps = last - np.arange(len(histories.values))
     return (float(decay) ** steps).astype(np.float32)
 
 # %% ../../nbs/2_ranking/03_linear.ipynb #18960b49
 class ItemKNN(Recommender):
-    """Cosine similarity between item columns.
+    """Score a candidate by those of its nearest neighbours that are in the history.
 
-    A candidate is scored by those of its nearest neighbours that the history holds.
+    Items are compared by the cosine of their columns.
     """
 
     def __init__(
         self,
         neighbours: int = 10,  # Neighbours kept per candidate item
-        # Added to the cosine's denominator; distrusts pairs with few users in common
+        # Added to the cosine's denominator; lowers pairs with few users in common
         shrink: float = 0.0,
-        # Weight of a step back in the history; None weighs all steps alike
+        # Weight of a step back in the history; None gives all steps equal weight
         decay: float | None = None,
     ):
         if neighbours < 1 or shrink < 0:
@@ -86,7 +83,7 @@ class ItemKNN(Recommender):
 # %% ../../nbs/2_ranking/03_linear.ipynb #eddafed3
 @patch
 def fit(self: ItemKNN, split: Split, log: Callable | None = None) -> "ItemKNN":
-    "Similarity of all pairs of items, the `neighbours` best of each column kept."
+    "Compute the similarity of all pairs of items; keep the best of each column."
     self.split, parts = split, []
     users = split.train_matrix()
     items = users.T.tocsr()
@@ -100,10 +97,8 @@ def fit(self: ItemKNN, split: Split, log: Callable | None = None) -> "ItemKNN":
         block = np.divide(block, size, out=np.zeros_like(block), where=size > 0)
         block[np.arange(len(block)), np.arange(start, start + len(block))] = -np.inf
         parts.append(top_k(block, min(self.neighbours, split.n_items - 1)))
-    ids, values = (
-        np.concatenate([p.ids for p in parts]),
-        np.concatenate([p.scores for p in parts]),
-    )
+    ids = np.concatenate([p.ids for p in parts])
+    values = np.concatenate([p.scores for p in parts])
     rows = np.repeat(np.arange(split.n_items), ids.shape[1])
     kept = values.ravel() > 0
     # column j: neighbours of j
@@ -117,10 +112,9 @@ def fit(self: ItemKNN, split: Split, log: Callable | None = None) -> "ItemKNN":
 @patch
 def _score(self: ItemKNN, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
     "Sum over the history of weight times similarity."
-    return (
-        histories.to_csr(self.split.n_items, recency(histories, self.decay))
-        @ self.similarity
-    ).toarray()
+    weights = recency(histories, self.decay)
+    rows = histories.to_csr(self.split.n_items, weights)
+    return (rows @ self.similarity).toarray()
 
 # %% ../../nbs/2_ranking/03_linear.ipynb #c011d68e
 _BLOCK = 256  # Rows of a large matrix that are worked on at a time
@@ -129,7 +123,7 @@ _BLOCK = 256  # Rows of a large matrix that are worked on at a time
 def ease_memory(
     n_items: int,  # Items in the catalogue
 ) -> float:  # Bytes
-    """Return how much memory EASE takes at its peak.
+    """Compute how much memory EASE needs at its peak.
 
     An inverse in float64 and weights in float32.
     """
@@ -140,9 +134,9 @@ def ease_weights(
     matrix: sparse.csr_matrix,  # (n_users, n_items) interactions
     regularisation: float,  # The ridge, in units of interactions
 ) -> np.ndarray:  # (n_items, n_items) float32, zero diagonal
-    """Return EASE's weights in closed form (Steck 2019, equation 8).
+    """Compute EASE's weights in closed form (Steck 2019, equation 8).
 
-    Raise `ConfigError` for a ridge that is not positive, `MemoryBudgetError` for too
+    Raises `ConfigError` for a ridge that is not positive, `MemoryBudgetError` for too
     many items.
     """
     if not regularisation > 0:
@@ -172,9 +166,9 @@ def ease_weights(
 
 # %% ../../nbs/2_ranking/03_linear.ipynb #88e10bb1
 def _gram(matrix):
-    """(n, n) float64, column by column in memory.
+    """Compute X'X (n, n) in float64, in column order.
 
-    X'X, without a sparse copy that may be as large.
+    Blocks of rows avoid a sparse copy that may be as large.
     """
     items, n = matrix.T.tocsr(), matrix.shape[1]
     gram = np.empty((n, n), order="F")
@@ -186,36 +180,35 @@ def _gram(matrix):
 
 # %% ../../nbs/2_ranking/03_linear.ipynb #3f720c79
 class EASE(Recommender):
-    "A linear autoencoder over items whose diagonal is zero, in closed form."
+    "Score items by a linear autoencoder with a zero diagonal, in closed form."
 
     def __init__(
         self,
         regularisation: float = 100.0,  # The ridge, in units of interactions
-        # Weight of a step back in the history at scoring time; None weighs all steps
-        # alike
+        # Weight of a step back in the history when scoring; None gives all steps equal
+        # weight
         decay: float | None = None,
     ):
         self.regularisation, self.decay = regularisation, decay
         self.name = "EASE" if decay is None else "EASE, recency"
 
     def fit(self, split: Split, log: Callable | None = None) -> "EASE":
-        "One Cholesky inverse."
+        "Compute the weights by one Cholesky inverse."
         self.weights = ease_weights(split.train_matrix(), self.regularisation)
         self.split = split
         return self
 
     def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-        "The weighted history times the weights."
-        return (
-            histories.to_csr(self.split.n_items, recency(histories, self.decay))
-            @ self.weights
-        )
+        "Multiply the weighted history by the weights."
+        rows = histories.to_csr(self.split.n_items, recency(histories, self.decay))
+        return rows @ self.weights
 
 # %% ../../nbs/2_ranking/03_linear.ipynb #0cf0f46a
 class IALS(Recommender):
-    """Implicit alternating least squares, trained by the library `implicit`.
+    """Score items by implicit alternating least squares.
 
-    Histories are folded in, so nobody has to be known.
+    The library `implicit` trains it. Histories are folded in, so new users can be
+    served.
     """
 
     name = "iALS"
@@ -224,21 +217,13 @@ class IALS(Recommender):
         self,
         factors: int = 32,  # Width of the item and user vectors
         regularisation: float = 0.1,  # The ridge on both
-        # Confidence in an interaction; in a missing one it is 1, so that 1 weighs both
-        # alike
-        alpha: float = 1.0,
+        alpha: float = 1.0,  # Confidence in an interaction; in a missing one it is 1
         iterations: int = 15,  # Alternations
         seed: int = 0,  # Of the first vectors
         threads: int = 0,  # Of the training; 0 takes all cores
     ):
-        (
-            self.factors,
-            self.regularisation,
-            self.alpha,
-            self.iterations,
-            self.seed,
-            self.threads,
-        ) = (factors, regularisation, alpha, iterations, seed, threads)
+        self.factors, self.regularisation, self.alpha = factors, regularisation, alpha
+        self.iterations, self.seed, self.threads = iterations, seed, threads
 
 # %% ../../nbs/2_ranking/03_linear.ipynb #95748663
 @patch
@@ -247,16 +232,16 @@ def fit(  # noqa: F811 - the name is another class's method
     split: Split,
     log: Callable | None = None,
 ) -> "IALS":
-    """Alternate; only the item vectors are kept.
+    """Train the vectors; keep those of the items.
 
-    Raises `MemoryBudgetError` where folding in would take too much.
+    Raises `MemoryBudgetError` if folding in would need too much memory.
     """
     check_memory(
         f"iALS with {self.factors} factors on {split.n_items:,} items",
         8 * split.n_items * self.factors**2,
         "Use fewer factors.",
     )
-    # many small solves: threads inside each only get in the way
+    # many small systems: threads inside each make it slower
     with threadpool_limits(1, "blas"):
         model = AlternatingLeastSquares(
             self.factors,
@@ -276,7 +261,7 @@ def fold_in(
     self: IALS,
     histories: Ragged,  # Item numbers, one row per user
 ) -> np.ndarray:  # (n, factors) float64, zeros for an empty history
-    "User vectors in closed form (Hu, Koren and Volinsky 2008, equation 4)."
+    "Compute user vectors in closed form (Hu, Koren and Volinsky 2008, equation 4)."
     seen = histories.to_csr(len(self.items)).astype(np.float64)
     seen.data[:] = 1
     outer = rearrange(
@@ -292,5 +277,5 @@ def fold_in(
 
 @patch
 def _score(self: IALS, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-    "Inner products of the folded-in user with the items."
+    "Compute inner products of the folded-in user with the items."
     return (self.fold_in(histories) @ self.items.T).astype(np.float32)

@@ -11,32 +11,22 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ..data.interactions import Ragged
 
 # %% ../../nbs/2_ranking/01_metrics.ipynb #029a22ff
 class TopK(NamedTuple):
-    "Ranked lists, one row per user, best first."
+    "Hold ranked lists, one row per user, best first."
 
     # `(n, k)` int64 item numbers, -1 where a row has fewer than `k` candidates
     ids: np.ndarray
     scores: np.ndarray  # `(n, k)` float32, -inf where `ids` is -1
 
 # %% ../../nbs/2_ranking/01_metrics.ipynb #ce9a21e5
-def top_k(
-    # `(n, n_items)` scores, higher is better; -inf means "not a candidate"
-    scores: np.ndarray | torch.Tensor,
-    k: int,  # Length of the lists
-    # Item numbers that each row may not show; taken out before the cut
-    exclude: Ragged | None = None,
-) -> TopK:
-    """The `k` best items of every row, ties in favour of the lower item number.
-
-    Raises `ValueError` for a score that is NaN, or shapes that do not fit.
-    """
+def _checked_scores(scores):
+    "Return scores as a tensor of floats; raise `ValueError` if they cannot be ranked."
     s = torch.as_tensor(scores)
-    if k < 1:
-        raise ValueError(f"a list of {k} items cannot be made")
     if s.ndim != 2:
         raise ValueError(f"scores must be (rows, items), not of shape {tuple(s.shape)}")
     if s.dtype not in (torch.float32, torch.float64):
@@ -46,42 +36,62 @@ def top_k(
         raise ValueError(
             f"the score of row {row}, item {item} is NaN: it has no place in a ranking"
         )
+    return s
+
+
+def _without(scores, exclude):
+    "Return a copy of scores that is -inf at the excluded items."
+    if len(exclude) != len(scores):
+        raise ValueError(
+            f"{len(scores)} rows of scores but {len(exclude)} rows to exclude"
+        )
+    rows = torch.as_tensor(exclude.row_index, device=scores.device)
+    items = torch.as_tensor(exclude.values, device=scores.device)
+    scores = scores.clone()
+    scores[rows, items] = -torch.inf
+    return scores
+
+# %% ../../nbs/2_ranking/01_metrics.ipynb #505c471b
+def top_k(
+    # `(n, n_items)` scores, higher is better; -inf means "not a candidate"
+    scores: np.ndarray | torch.Tensor,
+    k: int,  # Length of the lists
+    # Item numbers that each row may not show; taken out before the cut
+    exclude: Ragged | None = None,
+) -> TopK:
+    """Rank the `k` best items of every row, ties in favour of the lower item number.
+
+    Raises `ValueError` for a score that is NaN, or shapes that do not fit.
+    """
+    if k < 1:
+        raise ValueError(f"a list of {k} items cannot be made")
+    s = _checked_scores(scores)
     if exclude is not None:
-        if len(exclude) != len(s):
-            raise ValueError(
-                f"{len(s)} rows of scores but {len(exclude)} rows to exclude"
-            )
-        s = s.clone()
-        s[
-            torch.as_tensor(exclude.row_index, device=s.device),
-            torch.as_tensor(exclude.values, device=s.device),
-        ] = -torch.inf
+        s = _without(s, exclude)
     n, width = s.shape
     kept = min(k, width)
-    # the k-th best score of each row
-    bar = s.topk(kept, dim=1).values[:, -1:]
-    above, level = s > bar, s == bar
-    # places left for the items that tie at the bar
-    room = kept - above.sum(1, keepdim=True)
+    threshold = s.topk(kept, dim=1).values[:, -1:]
+    above, tied = s > threshold, s == threshold
+    free = kept - above.sum(1, keepdim=True)
     # exactly `kept` per row; ties: lower numbers first
-    chosen = above | (level & (level.cumsum(1) <= room))
+    chosen = above | (tied & (tied.cumsum(1) <= free))
     # in order of number
     ids = chosen.nonzero()[:, 1].view(n, kept)
     values, order = s.gather(1, ids).sort(dim=1, descending=True, stable=True)
     ids = ids.gather(1, order).masked_fill(values == -torch.inf, -1)
     pad = (0, k - kept)
     return TopK(
-        torch.nn.functional.pad(ids, pad, value=-1).cpu().numpy(),
-        torch.nn.functional.pad(values.float(), pad, value=-torch.inf).cpu().numpy(),
+        F.pad(ids, pad, value=-1).cpu().numpy(),
+        F.pad(values.float(), pad, value=-torch.inf).cpu().numpy(),
     )
 
 # %% ../../nbs/2_ranking/01_metrics.ipynb #7dea7e0b
 def target_ranks(
     ids: np.ndarray,  # `(n, k)` ranked item numbers, best first
     targets: np.ndarray,  # `(n,)` the item that was really next
-    # `(n,)` int64: 1 for the first place, 0 where the target is not in the list
+    # `(n,)` int64: 1 for the top, 0 where the target is not in the list
 ) -> np.ndarray:
-    "The place of each row's target in its list."
+    "Find the rank of each row's target in its list."
     hit = np.asarray(ids) == np.asarray(targets)[:, None]
     return np.where(hit.any(1), hit.argmax(1) + 1, 0)
 
@@ -91,7 +101,7 @@ def from_ranks(
     ks: tuple[int, ...] = (5, 10, 20),  # Cut-offs
     # `HR@5`, ..., `NDCG@5`, ..., `MRR@5`, ...: `(n,)` float64 each
 ) -> dict[str, np.ndarray]:
-    "Hit rate, NDCG and MRR of every row, from the rank of its one target."
+    "Compute hit rate, NDCG and MRR of every row from the rank of its target."
     ranks = np.asarray(ranks)
     safe = np.maximum(ranks, 1)
     gains = {"HR": np.ones(len(ranks)), "NDCG": 1 / np.log2(safe + 1), "MRR": 1 / safe}
@@ -108,7 +118,7 @@ def per_user(
     targets: np.ndarray,  # `(n,)` the item that was really next
     ks: tuple[int, ...] = (5, 10, 20),  # Cut-offs
 ) -> dict[str, np.ndarray]:  # See `from_ranks`
-    """Hit rate, NDCG and MRR of every row.
+    """Compute hit rate, NDCG and MRR of every row.
 
     Raises `ValueError` where the lists are shorter than a cut-off.
     """
@@ -123,7 +133,7 @@ def per_user(
 def summarise(
     metrics: dict[str, np.ndarray],  # As `per_user` returns them
 ) -> dict[str, float]:  # The mean over users
-    "The mean of every metric over users; raises `ValueError` where there is no user."
+    "Average every metric over users; raise `ValueError` if there is no user."
     if any(len(v) == 0 for v in metrics.values()):
         raise ValueError("no user to average over")
     return {name: float(v.mean()) for name, v in metrics.items()}
@@ -133,16 +143,13 @@ def unreachable(
     histories: Ragged,  # The items excluded from each row's ranking
     targets: np.ndarray,  # `(n,)` the item that was really next
 ) -> int:  # Rows whose target can never be hit
-    """How many targets the exclusion rule hides.
-
-    Repeats of something already in the history.
-    """
+    "Count the targets that are in their own history, and so are excluded."
     repeats = histories.values == np.asarray(targets)[histories.row_index]
     return len(np.unique(histories.row_index[repeats]))
 
 # %% ../../nbs/2_ranking/01_metrics.ipynb #ca9515b7
 class Interval(NamedTuple):
-    "A mean and its bootstrap interval."
+    "Hold a mean and its bootstrap interval."
 
     mean: float
     low: float
@@ -150,8 +157,9 @@ class Interval(NamedTuple):
 
 
 class Contrast(NamedTuple):
-    """A mean paired difference, its bootstrap interval, and a two-sided p-value for `no
-    difference`.
+    """Hold a mean paired difference, its bootstrap interval, and a p-value.
+
+    The p-value is two-sided; its null hypothesis is no difference.
     """
 
     difference: float
@@ -161,22 +169,19 @@ class Contrast(NamedTuple):
 
 # %% ../../nbs/2_ranking/01_metrics.ipynb #c74b16d8
 def _resampled_means(values, draws, seed, budget=2_000_000):
-    distinct, counts = np.unique(
-        np.asarray(values, dtype=np.float64), return_counts=True
-    )
-    if counts.sum() == 0:
+    "Draw means of resampled users (draws,), in blocks of at most `budget` counts."
+    values = np.asarray(values, dtype=np.float64)
+    distinct, counts = np.unique(values, return_counts=True)
+    n = counts.sum()
+    if n == 0:
         raise ValueError("no user to draw from")
-    rng, n, step = (
-        np.random.default_rng(seed),
-        counts.sum(),
-        max(1, budget // len(distinct)),
-    )
-    return np.concatenate(
-        [
-            rng.multinomial(n, counts / n, size=min(step, draws - i)) @ distinct / n
-            for i in range(0, draws, step)
-        ]
-    )
+    rng, step = np.random.default_rng(seed), max(1, budget // len(distinct))
+    parts = []
+    for start in range(0, draws, step):
+        size = min(step, draws - start)
+        drawn = rng.multinomial(n, counts / n, size=size)
+        parts.append(drawn @ distinct / n)
+    return np.concatenate(parts)
 
 # %% ../../nbs/2_ranking/01_metrics.ipynb #96915e38
 def bootstrap(
@@ -185,10 +190,9 @@ def bootstrap(
     seed: int = 0,  # Of the resampling
     level: float = 0.95,  # Share of resamples inside the interval
 ) -> Interval:
-    "The mean over users and its percentile interval, users drawn with replacement."
-    low, high = np.quantile(
-        _resampled_means(values, draws, seed), [(1 - level) / 2, (1 + level) / 2]
-    )
+    "Compute the mean over users and its interval; users are drawn with replacement."
+    means = _resampled_means(values, draws, seed)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(np.mean(values)), float(low), float(high))
 
 # %% ../../nbs/2_ranking/01_metrics.ipynb #fc1d3f7a
@@ -199,9 +203,9 @@ def paired_bootstrap(
     seed: int = 0,  # Of the resampling
     level: float = 0.95,  # Share of resamples inside the interval
 ) -> Contrast:  # Of A minus B
-    """The mean of A - B over users with its interval and p-value.
+    """Compute the mean of A - B over users with its interval and p-value.
 
-    The same users are drawn for both.
+    The same users are drawn for both. Raises `ValueError` for two different lengths.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:

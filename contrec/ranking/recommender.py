@@ -192,6 +192,7 @@ def recommend(
 
 # %% ../../nbs/2_ranking/02_recommender.ipynb #b7c1d016
 def _require(recommender, truth, what):
+    "Raise `AssertionError` with the recommender's name if a statement is false."
     assert truth, f"{recommender.name}: {what}"
 
 # %% ../../nbs/2_ranking/02_recommender.ipynb #1c64880b
@@ -381,7 +382,7 @@ def _check_borders(recommender):
 
 # %% ../../nbs/2_ranking/02_recommender.ipynb #cc7c2542
 def _check_empty_histories(recommender):
-    "Check that an empty history is refused by what reads histories only."
+    "Check that an empty history is refused, or gives a list if histories are not read."
     some, n_items = Ragged.from_lists([[0], []]), recommender.split.n_items
     if not recommender.reads_history:
         _require(
@@ -411,9 +412,9 @@ def check_recommender(
     split: Split,  # What it was fitted on
     rows: int = 24,  # Users to try
 ) -> None:
-    """Check what every recommender must hold to, whatever is inside.
+    """Check what every recommender must fulfil.
 
-    Raises `AssertionError` that says what does not hold.
+    Raises `AssertionError` that says what is not fulfilled.
     """
     _require(recommender, recommender.split is split, "fit does not set `split`")
     users = np.arange(min(rows, split.n_users))

@@ -22,12 +22,12 @@ from .sigma_vae import KWay, Tokenizer, TokenizerLoss, random_mask
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #9ad26be5
 def straight_through(
-    z: torch.Tensor,  # What the encoder says
-    q: torch.Tensor,  # What the codebook has instead
+    z: torch.Tensor,  # From the encoder
+    q: torch.Tensor,  # Its nearest code word
 ) -> torch.Tensor:  # Bit for bit `q`, but its gradient goes to `z`
-    """Straight-through estimator (van den Oord et al.
+    """Estimate the gradient straight through (van den Oord et al. 2017).
 
-    2017): forward `q`, backward the identity on `z`.
+    Forward `q`, backward the identity on `z`.
     """
     return q.detach() + (z - z.detach())
 
@@ -36,18 +36,17 @@ def nearest_codes(
     z: torch.Tensor,  # (b, k, d)
     codebooks: torch.Tensor,  # (k, size, d)
 ) -> torch.Tensor:  # (b, k) int64
-    "The nearest code of `z[:, k]` in codebook k, by Euclidean distance; no gradient."
+    "Find the nearest code of `z[:, k]` in codebook k (Euclidean); no gradient."
     with torch.no_grad():
-        return (
-            codebooks.square().sum(-1) - 2 * torch.einsum("bkd,ksd->bks", z, codebooks)
-        ).argmin(-1)
+        product = torch.einsum("bkd,ksd->bks", z, codebooks)
+        return (codebooks.square().sum(-1) - 2 * product).argmin(-1)
 
 
 def look_up(
     codebooks: torch.Tensor,  # (k, size, d)
     codes: torch.Tensor,  # (b, k)
 ) -> torch.Tensor:  # (b, k, d)
-    "The code words themselves."
+    "Return the code words of codes."
     return codebooks[torch.arange(len(codebooks), device=codes.device), codes]
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #d84b2412
@@ -56,36 +55,30 @@ def k_means(
     size: int,  # How many centres
     seed: int = 0,  # Of the start
 ) -> torch.Tensor:  # (size, d)
-    """Centres of at most 10,000 rows.
+    """Compute the k-means centres of at most 10,000 rows.
 
-    With fewer rows than centres, rows with a little noise fill up.
+    If there are fewer rows than centres, rows with a little noise are added.
     """
     generator = torch.Generator().manual_seed(seed)
-    x = (
-        x.detach()
-        .cpu()[torch.randperm(len(x), generator=generator)[:10_000]]
-        .contiguous()
-    )
+    some = torch.randperm(len(x), generator=generator)[:10_000]
+    x = x.detach().cpu()[some].contiguous()
     n = min(size, len(x))
+    means = KMeans(n, n_init=1, max_iter=50, random_state=seed)
     with warnings.catch_warnings():
-        # Equal rows make equal centres: the ones that are never used get revived
+        # equal rows give equal centres; those that are never used are revived later
         warnings.simplefilter("ignore", ConvergenceWarning)
-        centres = torch.from_numpy(
-            KMeans(n, n_init=1, max_iter=50, random_state=seed)
-            .fit(x.double().numpy())
-            .cluster_centers_
-        ).to(x)
+        means.fit(x.double().numpy())
+    centres = torch.from_numpy(means.cluster_centers_).to(x)
     extra = x[torch.randint(len(x), (size - n,), generator=generator)]
-    return torch.cat(
-        [centres, extra + 0.1 * x.std() * torch.randn(extra.shape, generator=generator)]
-    )
+    noise = torch.randn(extra.shape, generator=generator)
+    return torch.cat([centres, extra + 0.1 * x.std() * noise])
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #fe81f580
 class Quantizer(Tokenizer):
-    """What the discrete tokenizers share.
+    """Hold what the discrete tokenizers share.
 
-    Encoders, codebooks that start at k-means and revive dead codes, a decoder of the
-    code words.
+    Encoders, codebooks that start at k-means and revive unused codes, and a decoder of
+    the code words.
     """
 
     def __init__(
@@ -103,11 +96,8 @@ class Quantizer(Tokenizer):
         for key in ("commitment", "revive"):
             if not config[key] >= 0:
                 raise ConfigError(f"{key} is {config[key]}. Choose 0 (off) or more.")
-        self.size, self.commitment, self.revive = (
-            config["size"],
-            config["commitment"],
-            config["revive"],
-        )
+        self.size, self.commitment = config["size"], config["commitment"]
+        self.revive = config["revive"]
         self.encoders = KWay(ways, self.d_in, config["hidden"], self.width)
         self.codebooks = nn.Parameter(
             torch.randn(self.tokens, self.size, self.width) / math.sqrt(self.width)
@@ -123,7 +113,7 @@ class Quantizer(Tokenizer):
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #15a4456e
 @patch
 def continuous(self: Quantizer, x: torch.Tensor) -> torch.Tensor:
-    "Standardised rows -> (b, ways, d), before quantisation."
+    "Encode standardised rows to (b, ways, d), before quantisation."
     return self.encoders(x[:, None].expand(-1, len(self.encoders.weights[0]), -1))
 
 
@@ -131,8 +121,10 @@ def continuous(self: Quantizer, x: torch.Tensor) -> torch.Tensor:
 def quantise(
     self: Quantizer, z: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(b, ways, d) -> codes (b, k), what each codebook was asked for (b, k, d), and
-    what it answered (b, k, d).
+    """Quantise the encoders' output (b, ways, d).
+
+    Returns codes (b, k), the vector that each codebook had to match (b, k, d), and its
+    nearest word (b, k, d).
     """
     codes = nearest_codes(z, self.codebooks)
     return codes, z, look_up(self.codebooks, codes)
@@ -140,31 +132,31 @@ def quantise(
 
 @patch
 def through(self: Quantizer, z: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    "Code words as tokens (b, k, d) whose gradient goes to the encoders."
+    "Return code words as tokens (b, k, d) whose gradient goes to the encoders."
     return straight_through(z, words)
 
 
 @patch
 def middle(self: Quantizer, tokens: torch.Tensor) -> torch.Tensor:
-    "What the decoder reads: the mean of the tokens (b, d)."
+    "Return what the decoder reads: the mean of the tokens (b, d)."
     return tokens.mean(1) if tokens.ndim == 3 else tokens
 
 
 @patch
 def tokenize(self: Quantizer, x: torch.Tensor) -> torch.Tensor:
+    "Turn standardised rows (b, d_in) into code words (b, k, d)."
     z = self.continuous(x)
     return self.through(z, self.quantise(z)[2])
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #1d138431
 @patch
 def prepare(self: Quantizer, x: torch.Tensor, seed: int = 0) -> None:
-    "Start every codebook at the k-means centres of what it will be asked for."
+    "Start every codebook at the k-means centres of the vectors that it must match."
     with torch.no_grad():
         self.usage.fill_(1)
         for k in range(self.tokens):
-            self.codebooks[k] = k_means(
-                self.quantise(self.continuous(x))[1][:, k], self.size, seed + k
-            ).to(x)
+            asked = self.quantise(self.continuous(x))[1][:, k]
+            self.codebooks[k] = k_means(asked, self.size, seed + k).to(x)
 
 
 @patch
@@ -172,20 +164,19 @@ def prepare(self: Quantizer, x: torch.Tensor, seed: int = 0) -> None:
 def count(self: Quantizer, codes: torch.Tensor, asked: torch.Tensor) -> None:
     """Update the usage.
 
-    A code below the threshold is put where a random row of this batch is.
+    A code below the threshold is moved to a random row of this batch.
     """
     self.usage.mul_(0.95).add_(F.one_hot(codes, self.size).sum(0), alpha=0.05)
     dead = self.usage < self.revive
     book, code = dead.nonzero(as_tuple=True)
-    self.codebooks[book, code] = asked[
-        torch.randint(len(asked), book.shape, device=book.device), book
-    ]
+    rows = torch.randint(len(asked), book.shape, device=book.device)
+    self.codebooks[book, code] = asked[rows, book]
     self.usage[dead] = 1
 
 
 @patch
 def corrupt(self: Quantizer, x: torch.Tensor) -> torch.Tensor:
-    "What the encoders see in training."
+    "Return what the encoders see in training."
     return x
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #99f1cffd
@@ -193,21 +184,18 @@ def corrupt(self: Quantizer, x: torch.Tensor) -> torch.Tensor:
 def loss(
     self: Quantizer, e: torch.Tensor, target: torch.Tensor | None = None
 ) -> TokenizerLoss:
-    """MSE of the decoded words, plus `|sg(z) - q|^2 + commitment |z - sg(q)|^2`
-    (van den Oord et al.
+    """Compute the loss of rows (b, d_in) (van den Oord et al. 2017).
 
-    2017).
+    Squared error of the decoded words, plus `|sg(z) - q|^2 + commitment |z - sg(q)|^2`.
     """
     x = self.standard(e)
     z = self.continuous(self.corrupt(x))
     codes, asked, words = self.quantise(z)
-    reconstruction = F.mse_loss(
-        self.decoder(self.middle(self.through(z, words))),
-        x if target is None else self.standard(target),
-    )
-    regulariser = F.mse_loss(words, asked.detach()) + self.commitment * F.mse_loss(
-        asked, words.detach()
-    )
+    decoded = self.decoder(self.middle(self.through(z, words)))
+    aim = x if target is None else self.standard(target)
+    reconstruction = F.mse_loss(decoded, aim)
+    pull = F.mse_loss(words, asked.detach())
+    regulariser = pull + self.commitment * F.mse_loss(asked, words.detach())
     if self.revive and self.training and self.codebooks.requires_grad:
         self.count(codes, asked)
     return TokenizerLoss(reconstruction + regulariser, reconstruction, regulariser)
@@ -215,28 +203,26 @@ def loss(
 
 @patch
 def decode(self: Quantizer, z: torch.Tensor) -> torch.Tensor:
-    """Tokens (b, k, d), or their means (b, d) -> (b, d_in) in the units of the
-    input.
-    """
+    "Decode tokens (b, k, d) or their means (b, d) to (b, d_in), in units of the input."
     return self.original(self.decoder(self.middle(z)))
 
 
 @patch
 @torch.no_grad()
 def codes(self: Quantizer, e: torch.Tensor) -> torch.Tensor:  # (b, k) int64
-    "The codes of rows (b, d_in), in the same blocks as `encode`."
+    "Compute the codes of rows (b, d_in), in the same blocks as `encode`."
     return self.in_blocks(lambda x: self.quantise(self.continuous(x))[0], e)
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #3492654a
 @patch
 def words(self: Quantizer, codes: torch.Tensor) -> torch.Tensor:  # (b, k, d)
-    "The tokens that belong to codes (b, k): `encode(e)` is `words(codes(e))`."
+    "Return the tokens of codes (b, k): `encode(e)` is `words(codes(e))`."
     return look_up(self.codebooks, codes)
 
 
 @patch
 def code_statistics(self: Quantizer, e: torch.Tensor) -> dict[str, float]:
-    "How the codes are used by the rows (n, d_in), see `code_statistics`."
+    "Measure how the rows (n, d_in) use the codes, see `code_statistics`."
     return code_statistics(self.codes(e), self.size)
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #b22c134f
@@ -244,13 +230,13 @@ def code_statistics(  # noqa: F811 - the name is another class's method
     codes: torch.Tensor,  # (n, k) int64
     size: int,  # Codes per codebook
 ) -> dict[str, float]:  # bits, utilisation, perplexity, collision
-    """Bits per row, share of codes in use, effective number of codes (mean over
-    codebooks), share of rows whose codes another row has too.
+    """Measure how codes are used.
+
+    Bits per row, share of codes in use, effective number of codes (both as means over
+    codebooks), and share of rows whose codes another row has too.
     """
-    # (k, size)
-    counts = torch.stack(
-        [torch.bincount(column, minlength=size) for column in codes.T]
-    ).double()
+    columns = [torch.bincount(column, minlength=size) for column in codes.T]
+    counts = torch.stack(columns).double()  # (k, size)
     p = counts / counts.sum(1, keepdim=True)
     entropy = -(p * p.clamp_min(1e-30).log()).sum(1)
     _, group, sizes = codes.unique(dim=0, return_inverse=True, return_counts=True)
@@ -263,7 +249,7 @@ def code_statistics(  # noqa: F811 - the name is another class's method
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #4aa44643
 class VectorQuantizer(Quantizer):
-    "One encoder, one codebook: an item is one code (VQ-VAE, van den Oord et al. 2017)."
+    "Encode an item as one code: one encoder, one codebook (van den Oord et al. 2017)."
 
     def __init__(
         self,
@@ -271,7 +257,7 @@ class VectorQuantizer(Quantizer):
         width: int = 64,  # d, width of a code word
         size: int = 256,  # Codes in the codebook
         hidden: int = 256,  # Width of the hidden layers
-        # Weight of the pull of the encoder towards its code word
+        # Weight of the term that keeps the encoder close to its code word
         commitment: float = 0.25,
         # A code used less often than this per batch is revived; 0 switches it off
         revive: float = 0.01,
@@ -292,8 +278,9 @@ class VectorQuantizer(Quantizer):
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #00bde1ff
 class ResidualQuantizer(Quantizer):
-    """One encoder, K codebooks in a row, each quantising what the ones before it left
-    over (RQ-VAE, as in TIGER).
+    """Encode an item by K codebooks in a row (RQ-VAE, as in TIGER).
+
+    Each codebook quantises the residual of the ones before it.
     """
 
     def __init__(
@@ -320,10 +307,7 @@ class ResidualQuantizer(Quantizer):
         )
 
     def middle(self, tokens: torch.Tensor) -> torch.Tensor:
-        """What the decoder reads.
-
-        The sum of the tokens, which is K times their mean (b, d).
-        """
+        "Return the sum of the tokens (b, d), which is K times their mean."
         return super().middle(tokens) * self.tokens
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #30f62b8b
@@ -331,7 +315,7 @@ class ResidualQuantizer(Quantizer):
 def quantise(  # noqa: F811 - the name is another class's method
     self: ResidualQuantizer, z: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "(b, 1, d) -> codes, residuals and words, each over the K levels."
+    "Quantise (b, 1, d) to codes, residuals and words, each over the K levels."
     codes, asked, words, rest = [], [], [], z
     for book in self.codebooks[:, None]:
         code = nearest_codes(rest, book)
@@ -347,13 +331,14 @@ def quantise(  # noqa: F811 - the name is another class's method
 def through(  # noqa: F811 - the name is another class's method
     self: ResidualQuantizer, z: torch.Tensor, words: torch.Tensor
 ) -> torch.Tensor:
-    "Code words as tokens; their sum passes the gradient to the encoder once."
+    "Return code words as tokens; their sum passes the gradient to the encoder once."
     return straight_through(z / self.tokens, words)
 
 # %% ../../nbs/3_tokenizer/04_quantizers.ipynb #fd3b7c76
 class MaskedMultiCodebook(Quantizer):
-    """Masked input, K encoders with a codebook each, a decoder of the mean of the K
-    words (MQ, as in TokenRec).
+    """Encode masked input by K encoders with a codebook each (MQ, as in TokenRec).
+
+    The decoder reads the mean of the K words.
     """
 
     def __init__(
@@ -381,11 +366,9 @@ class MaskedMultiCodebook(Quantizer):
             tokens,
         )
         if not 0 <= mask < 1:
-            raise ConfigError(
-                f"mask is {mask}. It is a share: choose 0 or more, below 1."
-            )
+            raise ConfigError(f"mask is {mask}. It is a share: 0 or more, below 1.")
         self.mask = mask
 
     def corrupt(self, x: torch.Tensor) -> torch.Tensor:
-        "Rows with a random share of zeros."
+        "Set a random share of the rows' coordinates to zero."
         return random_mask(x, self.mask)
