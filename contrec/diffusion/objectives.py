@@ -44,7 +44,7 @@ def item_logits(
     # tau divides the small factor, not the product
     return F.normalize(x0, dim=-1) / tau @ items.T
 
-
+# %% ../../nbs/5_diffusion/04_objectives.ipynb #afe92153
 def softmax_over_items(
     x0: torch.Tensor,  # (b, d) estimates
     items: torch.Tensor,  # (n_items, d) latents of the whole catalogue

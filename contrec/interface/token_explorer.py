@@ -200,7 +200,7 @@ def _surroundings(points):  # (m, 2) -> (2, 2): lower left and upper right corne
     low, span = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-3)
     return low + np.array([[-0.1, -0.1], [1.25, 1.15]]) * span
 
-
+# %% ../../nbs/9_interface/07_token_explorer.ipynb #352b69af
 @patch
 def _view_neighbours(
     self: TokenSpace, points, colours, title, chosen, neighbours, zoom

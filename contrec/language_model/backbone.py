@@ -379,10 +379,11 @@ class Backbone(nn.Module):
         "Tell whether a model is trained from scratch: `tiny`, and every subclass."
         return cls is not Backbone or _parse_name(name)[0] == "tiny"
 
-    @property
-    def from_scratch(self) -> bool:
-        "Tell whether this model is trained from scratch."
-        return self.is_from_scratch(self.config["name"])
+# %% ../../nbs/4_language_model/02_backbone.ipynb #507c9176
+@patch(as_prop=True)
+def from_scratch(self: Backbone) -> bool:
+    "Tell whether this model is trained from scratch."
+    return self.is_from_scratch(self.config["name"])
 
 # %% ../../nbs/4_language_model/02_backbone.ipynb #ddd4cdae
 @patch
@@ -414,7 +415,7 @@ def make_model(
         _keep_layers(self.llm, layers)
     _add_lora(self.llm, self.config["name"], settings)
 
-
+# %% ../../nbs/4_language_model/02_backbone.ipynb #1a8bb827
 @patch
 def _init_adapter(self: Backbone):
     "Start as the identity or a rotation, at the length of word vectors."
@@ -513,11 +514,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 # %% ../../nbs/4_language_model/02_backbone.ipynb #6c6304ba
 def _check_slots(batch):
     "Raise `ConfigError` if a placeholder stays empty or is filled twice."
-    item, user, empty = (
-        batch.token_slots >= 0,
-        batch.user_slots >= 0,
-        batch.input_ids < 0,
-    )
+    item, user = batch.token_slots >= 0, batch.user_slots >= 0
+    empty = batch.input_ids < 0
     filled, twice = item | user, item & user
     if (filled != empty).any() or twice.any():
         raise ConfigError(
@@ -681,7 +679,7 @@ def backbone_class(
     known = is_path(name) or name in names("backbone")
     return lookup("backbone", name) if known else Backbone
 
-
+# %% ../../nbs/4_language_model/02_backbone.ipynb #b6ef3a0d
 @patch(cls_method=True)
 def load(
     cls: Backbone,

@@ -143,44 +143,26 @@ def categories_of(self: Template, text: str) -> str:
     return text.split(mark)[0] if mark else text
 
 # %% ../../nbs/4_language_model/01_prompts.ipynb #0b7198c0
+_TITLES = "This person chose, oldest first:\n"
+_ITEMS = "Items that a person chose, oldest first:"
+_KINDS = "Kinds that fit the next choice:"
+
 TEMPLATES = {
     "tokens": Template(suffix="likes"),
-    "titles": Template(
-        "This person chose, oldest first:\n",
-        "{title}",
-        "\n",
-        "\nKinds that fit the next choice:",
-        " {categories}",
-    ),
-    "both": Template(
-        "This person chose, oldest first:\n",
-        "{title}:{tokens}",
-        "\n",
-        "\nKinds that fit the next choice:",
-        " {categories}",
-    ),
-    "plain": Template(
-        "Items that a person chose, oldest first:",
-        suffix=".\nKinds that fit the next choice:",
-        answer=" {categories}",
-    ),
-    "instructed": Template(
-        "Items that a person chose, oldest first:",
-        "{tokens}",
-        ",",
-        ".\nKinds that fit the next choice:",
-        " {categories}",
-    ),
+    "titles": Template(_TITLES, "{title}", "\n", f"\n{_KINDS}", " {categories}"),
+    "both": Template(_TITLES, "{title}:{tokens}", "\n", f"\n{_KINDS}", " {categories}"),
+    "plain": Template(_ITEMS, suffix=f".\n{_KINDS}", answer=" {categories}"),
+    "instructed": Template(_ITEMS, "{tokens}", ",", f".\n{_KINDS}", " {categories}"),
     "profile": Template(
-        "Items that a person chose, oldest first:",
+        _ITEMS,
         "{tokens}",
         ",",
-        ".\nThe person:{user}. Kinds that fit the next choice:",
+        f".\nThe person:{{user}}. {_KINDS}",
         " {categories}",
         condition="prompt",
     ),
     "reasoned": Template(
-        "Items that a person chose, oldest first:",
+        _ITEMS,
         "{tokens}",
         ",",
         ".\nKinds and title that fit the next choice:",
@@ -188,7 +170,7 @@ TEMPLATES = {
         condition="answer",
     ),
     "explained": Template(
-        "Items that a person chose, oldest first:",
+        _ITEMS,
         "{tokens}",
         ",",
         ".\nKinds and title of the next choice:{next}",

