@@ -12,17 +12,17 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky import get_reusable_executor
+from joblib.parallel import LokyBackend, get_active_backend
 
 from contrec.foundations.errors import (
     CheckpointError,
@@ -219,16 +219,29 @@ def study_folder(
 # %% ../../nbs/8_studies/06_runner.ipynb #a5e10016
 def _end_with(parent):
     "End this process as soon as its parent has ended."
-    wait([parent.sentinel])
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(parent).wait()
     os._exit(1)
 
 
-def _prepare_worker(threads):
+def _prepare_worker(threads, parent):
     "Give a worker its share of the threads; it ends with its parent."
     torch.set_num_threads(threads)
-    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
+@contextlib.contextmanager
+def _own_processes(workers):
+    "Let joblib use processes of this machine; none is left when the block ends."
+    threads = max(1, torch.get_num_threads() // workers)
+    start = {"initializer": _prepare_worker, "initargs": (threads, os.getpid())}
+    try:
+        with parallel_config("loky", **start):
+            yield
+    finally:
+        get_reusable_executor(reuse=True).shutdown(kill_workers=True)
+
+# %% ../../nbs/8_studies/06_runner.ipynb #5a0c0002
 @contextlib.contextmanager
 def _no_interrupts():
     """Hold Ctrl-C back inside the block.
@@ -245,55 +258,58 @@ def _no_interrupts():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 # %% ../../nbs/8_studies/06_runner.ipynb #a5e10017
-def _run_in_pool(function, jobs, workers, label):
-    """Call a function for every job in other processes.
+# Errors of loky, Dask and Ray for a worker that died
+_DEATHS = "TerminatedWorkerError", "KilledWorker", "WorkerCrashedError"
 
-    After an error the running calls may finish; Ctrl-C ends them.
-    """
-    others = set(active_children())
-    threads = max(1, torch.get_num_threads() // workers)
-    pool = ProcessPoolExecutor(
-        min(workers, max(1, len(jobs))),
-        get_context("spawn"),
-        _prepare_worker,
-        (threads,),
-    )
+
+def _call_all(function, jobs, workers, label):
+    "Call a function for every job with the backend that joblib is configured for."
+    backend, _ = get_active_backend()
+    streams = backend.supports_return_generator
+    run = Parallel(workers, batch_size=1, return_as="generator" if streams else "list")
+    calls = [delayed(function)(*job) for job in jobs]
+    with _no_interrupts() if streams else contextlib.nullcontext():
+        found = run(calls)  # A generator returns as soon as the workers have started
     try:
-        with _no_interrupts():
-            running = [pool.submit(function, *job) for job in jobs]
-        try:
-            found = [done.result() for done in progress(running, label)]
-        except Exception:
-            pool.shutdown(cancel_futures=True)
+        return list(progress(found, label, len(jobs)))
+    finally:
+        if streams:
+            found.close()
+
+
+def _run_in_pool(function, jobs, workers, label):
+    "Call a function for every job in other processes; after an error they end."
+    cluster = not isinstance(get_active_backend()[0], LokyBackend)
+    workers = min(workers, max(1, len(jobs)))
+    try:
+        with contextlib.nullcontext() if cluster else _own_processes(workers):
+            return _call_all(function, jobs, workers, label)
+    except Exception as error:
+        if type(error).__name__ not in _DEATHS:
             raise
-        pool.shutdown()
-        return found
-    except BrokenProcessPool as error:
         raise ContrecError(
             f"a worker process of the {label} ended unexpectedly, perhaps because "
             f"memory ran out. Use fewer than {workers} workers; what is done is kept."
         ) from error
-    except KeyboardInterrupt:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in set(active_children()) - others:
-            worker.terminate()
-        raise
 
-
+# %% ../../nbs/8_studies/06_runner.ipynb #5a0c0004
 def side_by_side(
-    function: Callable,  # Of a module, where there is more than one worker
+    function: Callable,  # What is called
     jobs: Sequence[tuple],  # Its arguments, a tuple for each call
-    workers: int,  # Processes, each with its share of the threads; 1 stays in this one
+    # Processes, each with its share of the threads; 1 stays in this one, unless joblib
+    # is configured for a cluster
+    workers: int,
     label: str,  # Of the bar
 ) -> list:  # What it returns for each job, in order
     """Call a function for every job, in several processes if asked.
 
-    After the first error no further call begins. Raises `ConfigError` for less than one
-    worker.
+    After the first error no further call begins, and running ones are ended. Raises
+    `ConfigError` for less than one worker, `ContrecError` if a worker dies.
     """
     if workers < 1:
         raise ConfigError(f"{workers} workers can do nothing. Give 1 or more.")
-    if workers == 1:
+    here = isinstance(get_active_backend()[0], LokyBackend)
+    if workers == 1 and here:
         return [function(*job) for job in progress(jobs, label)]
     return _run_in_pool(function, jobs, workers, label)
 
@@ -319,7 +335,7 @@ def ablate(  # noqa: PLR0913 - the parts of a study, named where it is called
     folder: str | Path,  # Where records are kept
     mode: str = "each",  # See `grid`
     context: Mapping | None = None,  # What else the figures depend on
-    # Processes side by side; with more than one, `run` must be a function of a module
+    # Processes side by side, see `side_by_side`
     workers: int = 1,
     also: Sequence[Mapping] = (),  # See `grid`
     # One row per configuration and seed: settings, metrics, `failed`, `seconds`

@@ -10,14 +10,19 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joblib import parallel_config
 from scipy import stats
 
 from contrec.foundations.errors import (
@@ -27,10 +32,16 @@ from contrec.foundations.errors import (
     TrainingError,
 )
 from contrec.foundations.storage import is_temporary
-from contrec.studies import ablation, experiments
+from contrec.studies import ablation, experiments, runner
 from contrec.studies.ablation import Study, read_study, run_study
 from contrec.studies.experiments import nested
-from contrec.studies.runner import ablate, grid, read_ablation, run_once
+from contrec.studies.runner import (
+    ablate,
+    grid,
+    read_ablation,
+    run_once,
+    side_by_side,
+)
 from contrec.studies.statistics import effects, summary
 from contrec.studies.study_tables import RUNS, study_records
 
@@ -344,6 +355,88 @@ def test_workers_give_the_same_records_as_one(tmp_path):
     assert sorted(p.name for p in (tmp_path / "one").iterdir()) == sorted(
         p.name for p in (tmp_path / "two").iterdir()
     )
+
+
+def threads_of(n):
+    return n, torch.get_num_threads()
+
+
+def dies(n):
+    os._exit(3)
+
+
+def fails(n):
+    raise ConfigError(f"job {n} is wrong")
+
+
+def test_workers_share_the_threads_and_keep_the_order(monkeypatch):
+    monkeypatch.setattr(runner.torch, "get_num_threads", lambda: 6)
+    found = side_by_side(threads_of, [(n,) for n in range(5)], 2, "test")
+    assert found == [(n, 3) for n in range(5)]
+
+
+def test_a_worker_that_dies_is_one_line(tmp_path):
+    ablate(noisy, {"a": 0}, {}, [0], tmp_path)
+    with pytest.raises(ContrecError, match="ended unexpectedly.*fewer than 2") as died:
+        side_by_side(dies, [(0,), (1,)], 2, "test")
+    assert "\n" not in str(died.value)
+    with pytest.raises(ConfigError, match="job [01] is wrong"):
+        side_by_side(fails, [(0,), (1,)], 2, "test")
+    # And the next one has workers again
+    assert side_by_side(threads_of, [(7,), (8,)], 2, "test") == [(7, 1), (8, 1)]
+
+
+ORPHANS = """
+import os, sys, time
+from contrec.studies.runner import side_by_side
+def wait(folder, n):
+    open(f"{folder}/{os.getpid()}", "w").close()
+    time.sleep(600)
+if __name__ == "__main__":
+    side_by_side(wait, [(sys.argv[1], 0), (sys.argv[1], 1)], 2, "test")
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    command = [sys.executable, str(tmp_path / "orphans.py"), str(begun)]
+    with subprocess.Popen(command) as parent:
+        while len(list(begun.iterdir())) < 2:
+            assert parent.poll() is None
+            time.sleep(0.1)
+        parent.kill()
+    workers = [int(path.name) for path in begun.iterdir()]
+    gone, alive = psutil.wait_procs(
+        [psutil.Process(w) for w in workers if psutil.pid_exists(w)], timeout=60
+    )
+    assert not alive
+
+
+def test_a_cluster_makes_the_same_study(tmp_path):
+    """Two workers of Dask, with and without `workers`, in the table of one process."""
+    one = ablate(noisy, {"a": 0}, {"a": [1, 2]}, [0, 1], tmp_path / "one")
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as here,
+        Client(here),
+        parallel_config(backend="dask"),
+    ):
+        pids = {pid for _, pid in side_by_side(pid_of, [(n,) for n in range(8)], 1, "")}
+        two = ablate(noisy, {"a": 0}, {"a": [1, 2]}, [0, 1], tmp_path / "two")
+        again = ablate(
+            noisy, {"a": 0}, {"a": [1, 2]}, [0, 1], tmp_path / "two", workers=2
+        )
+        with pytest.raises(ConfigError, match="job [01] is wrong"):
+            side_by_side(fails, [(0,), (1,)], 2, "test")
+    assert pids and os.getpid() not in pids
+    columns = ["a", "seed", "NDCG@10"]
+    pd.testing.assert_frame_equal(one[columns], two[columns])
+    pd.testing.assert_frame_equal(two, again)
+
+
+def pid_of(n):
+    return n, os.getpid()
 
 
 def test_no_worker_is_refused(tmp_path):
