@@ -44,7 +44,7 @@ def _dataset(name):
         " read_log in Python, --data FILE on the command line."
     )
 
-
+# %% ../../nbs/1_data/05_datasets.ipynb #50e98392
 def _read_own(name, function, folder=None):
     "Call the function of a set from outside the kit, and check what it returns."
     if not callable(function):
@@ -541,7 +541,7 @@ _MOVIETWEETINGS = Dataset(
     "movietweetings-100k",
     "MovieTweetings, first 100,000 ratings",
     "MIT",
-    "almost no ties: the place to see what order alone is worth",
+    "almost no ties: it shows the effect of order alone",
     "movietweetings-100k",
     (
         (

@@ -557,7 +557,7 @@ def save_tokenizer(
         {"kind": spec("tokenizer", type(tokenizer)), **tokenizer.config},
     )
 
-
+# %% ../../nbs/3_tokenizer/03_sigma_vae.ipynb #964abce5
 def load_tokenizer(
     folder: str | Path,  # Written by `save_tokenizer`
     trust_code: bool = False,  # Whether a class from outside the kit may be imported
