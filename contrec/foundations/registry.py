@@ -283,11 +283,15 @@ def spec(
 
 def canonical(
     kind: str,  # Key of `KINDS`
-    name: str,  # As for `lookup`
-) -> str:  # The name that `spec` gives to the same part
-    "Return the name of a part that other processes understand."
-    found = lookup(kind, name)
-    return name if name in _BUILT_IN[kind] else spec(kind, found)
+    name: Any,  # As for `lookup`
+) -> Any:  # The name that `spec` gives to the same part
+    """Return the name of a part that other processes understand.
+
+    An unknown name stays as it is: whoever looks it up refuses it.
+    """
+    _check_kind(kind)
+    own = is_path(name) or (isinstance(name, str) and name in _FOUND[kind])
+    return spec(kind, lookup(kind, name)) if own else name
 
 # %% ../../nbs/foundations/11_registry.ipynb #7a11001f
 def part_settings(

@@ -20,6 +20,7 @@ import pandas as pd
 
 from ..foundations.environment import MemoryBudgetError
 from ..foundations.errors import ConfigError, TrainingError
+from ..foundations.registry import canonical
 from ..ranking.beyond_accuracy import beyond_accuracy
 from ..ranking.evaluation import evaluate
 from ..ranking.records import Cost, measured
@@ -28,11 +29,11 @@ from .runner import side_by_side, study_folder
 from .study_tables import find_record, read_records, write_record
 from contrec.studies.systems import (
     FUSED,
-    SYSTEMS,
-    _check_names,
     _parts_of,
+    check_systems,
     count_parameters,
     make,
+    system_of,
 )
 from contrec.studies.tuning import (
     _checkpoint_folder,
@@ -40,6 +41,7 @@ from contrec.studies.tuning import (
     _needs_trial,
     _run_trial,
     _training_lock,
+    file_name,
     find_search,
     search_of,
     settings_of,
@@ -53,7 +55,7 @@ class Job(NamedTuple):
 
     dataset: str  # A name of `contrec.data.datasets`
     ties: str  # Key of `TIES`
-    base: str  # Key of `SYSTEMS`, what is trained
+    base: str  # What is trained, see `system_of`
     # Wanted records: the base itself, fusions that begin with it
     systems: tuple[str, ...]
     seed: int  # Of the training
@@ -185,14 +187,16 @@ def jobs_of(
         Job(d, ties, base, tuple(some), s, str(folder), device)
         for d in datasets
         for base, some in wanted.items()
-        for s in (seeds if SYSTEMS[base].seeded else [0])
+        for s in (seeds if system_of(base).seeded else [0])
     ]
     return sorted(jobs, key=lambda job: (list(datasets).index(job.dataset), job.seed))
 
 
 def _remove_leftovers(job):
     "Remove what a killed process left of trainings whose records are kept."
-    name = f"{split_of(job.dataset, job.ties).name}--{job.base}--{job.seed}--"
+    name = (
+        f"{split_of(job.dataset, job.ties).name}--{file_name(job.base)}--{job.seed}--"
+    )
     for work in (Path(job.folder) / "unfinished").glob(f"{glob.escape(name)}*"):
         if work.is_dir():
             # Another process may train there
@@ -224,7 +228,7 @@ def _run_missing(jobs, workers, report):
 
 def run_comparison(  # noqa: PLR0913 - the options of `contrec compare`
     datasets: Sequence[str],  # Names of `contrec.data.datasets`
-    systems: Sequence[str],  # Keys of `SYSTEMS` and `FUSED`
+    systems: Sequence[str],  # Keys of `SYSTEMS` and `FUSED`, and paths of classes
     seeds: Sequence[int] = (0,),  # Of what is random; the rest runs once
     folder: str | Path = "runs/compare",  # Where records are kept
     workers: int = 1,  # Processes side by side, each with its share of the cores
@@ -241,8 +245,8 @@ def run_comparison(  # noqa: PLR0913 - the options of `contrec compare`
     Raises `ConfigError` or `DataError` for names that do not exist, before anything is
     trained, and `TrainingError` at the end where some trainings failed.
     """
-    datasets, systems, seeds = list(datasets), list(systems), [int(s) for s in seeds]
-    _check_names(systems, "system", [*SYSTEMS, *FUSED])
+    datasets = [canonical("dataset", name) for name in datasets]
+    systems, seeds = check_systems(systems), [int(s) for s in seeds]
     if not datasets or len(set(datasets)) < len(datasets):
         raise ConfigError("data sets must be different names, at least one.")
     if not seeds or len(set(seeds)) < len(seeds):
@@ -292,7 +296,7 @@ def _tune_all(datasets, systems, folder, workers, like, device, report):
         (d, p): _is_current(folder, d, p)
         for d in datasets
         for p in parts
-        if SYSTEMS[p].search and find_search(folder, d, p)
+        if system_of(p).search and find_search(folder, d, p)
     }
     for (d, p), current in kept.items():
         if not current:
@@ -304,7 +308,7 @@ def _tune_all(datasets, systems, folder, workers, like, device, report):
         (d, p)
         for d in datasets
         for p in parts
-        if SYSTEMS[p].search and not kept.get((d, p))
+        if system_of(p).search and not kept.get((d, p))
     ]
     tried = {p: _needs_trial(search_of(p, folder, like)) for _, p in todo}
     trials = [
