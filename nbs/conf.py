@@ -42,6 +42,8 @@ exclude_patterns = [
     "tests",
 ]
 myst_enable_extensions = ["dollarmath"]
+# Tables and formulas in outputs are drawn as those in the text
+nb_render_markdown_format = "myst"
 nb_execution_mode = "off"
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # Controls show their static picture: nothing is fetched
