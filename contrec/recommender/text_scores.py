@@ -69,7 +69,7 @@ def likelihood_scores(
 ) -> torch.Tensor:  # (b, n_items)
     """Compute the log-likelihood of each item's categories as the answer.
 
-    An item without categories gets its row's mean. Raises `ConfigError` where no item
+    An item without categories gets its row's mean. Raises `ConfigError` if no item
     has any.
     """
     answers, which = network.prompts.answers(titles=False)

@@ -564,7 +564,7 @@ def load_tokenizer(
 ) -> Tokenizer:  # In eval mode
     """Read a tokenizer.
 
-    Raises `CheckpointError` where files are missing, damaged, or do not fit together,
+    Raises `CheckpointError` if files are missing, damaged, or do not fit together,
     and `ConfigError` for a class that this process has not approved.
     """
     path = Path(folder) / "config.json"
