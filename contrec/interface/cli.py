@@ -698,6 +698,13 @@ _ABLATE_EXAMPLE = (
 )
 
 # %% ../../nbs/9_interface/14_cli.ipynb #00000035
+def _own_log_options(group):
+    "Add the options that say how a log of one's own is read and split."
+    _log_options(group)
+    _item_options(group)
+    _split_options(group)
+
+
 def _ablate_parser(commands):
     "Add `contrec ablate`."
     command = _command(
@@ -720,6 +727,14 @@ def _ablate_parser(commands):
     grid.add_argument(
         "--grid", metavar="GRID", type=path_text("--grid"), help="the same, by its name"
     )
+    group = command.add_argument_group("data")
+    group.add_argument(
+        "--data",
+        metavar="FILE",
+        type=path_text("--data"),
+        help="your own log, instead of the grid's data sets; read as `run` reads it",
+    )
+    _own_log_options(group)
     _record_options(command.add_argument)
 
 # %% ../../nbs/9_interface/14_cli.ipynb #00000036
@@ -750,13 +765,33 @@ _COMPARE = (
 _COMPARE_EXAMPLE = (
     "example:\n"
     "  contrec compare --datasets ml-100k lastfm --systems ease sasrec-ce "
-    "contrec --seeds 0 1 2 --tune --workers 2"
+    "contrec --seeds 0 1 2 --tune --workers 2\n"
+    "  contrec compare --data plays.csv --user-column who --systems ease sasrec-ce"
 )
 
 # %% ../../nbs/9_interface/14_cli.ipynb #00000038
+def _compared_data_options(command):
+    "Add the options that name data sets, or a log of one's own."
+    group = command.add_argument_group("data")
+    which = group.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--datasets",
+        nargs="+",
+        metavar="NAME",
+        help="named sets, see `contrec data list`",
+    )
+    which.add_argument(
+        "--data",
+        metavar="FILE",
+        type=path_text("--data"),
+        help="your own log, read as `run` reads it",
+    )
+    _own_log_options(group)
+
+
 def _compare_parser(commands):
     "Add `contrec compare`."
-    add = _command(
+    command = _command(
         commands,
         "compare",
         "compare_command",
@@ -764,14 +799,9 @@ def _compare_parser(commands):
         " compare them",
         description=_COMPARE,
         epilog=_COMPARE_EXAMPLE,
-    ).add_argument
-    add(
-        "--datasets",
-        nargs="+",
-        required=True,
-        metavar="NAME",
-        help="see `contrec data list`",
     )
+    add = command.add_argument
+    _compared_data_options(command)
     add(
         "--systems",
         nargs="+",

@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 
 from ..data import datasets as catalog
+from ..data.log_files import LogFile
 from ..data.reading import describe, read_items, read_log, with_split
 from ..data.split import leave_one_out
 from ..foundations.errors import ConfigError, DataError, escape_controls
@@ -32,6 +33,7 @@ from ..studies.ablation import find_grid, read_study, run_study
 from ..studies.comparison import run_comparison
 from ..studies.statistics import effects, summary
 from ..studies.tables import comparison_table, contrast_table
+from ..studies.tuning import TIES
 
 # %% ../../nbs/9_interface/13_commands.ipynb #00000005
 def _columns():
@@ -167,6 +169,11 @@ def _check_data_options(args):
             f"{_option(next(iter(given)))} describes your own log and "
             f"needs --data FILE; {args.dataset} is a named set."
         )
+    _check_item_options(args, given)
+
+
+def _check_item_options(args, given):
+    "Raise `ConfigError` if an option is about an item table, and there is none."
     of_items = [o for o in given if o in _ITEM_OPTIONS]
     if of_items and not args.items:
         raise ConfigError(
@@ -179,12 +186,12 @@ def _read_own(args):
     given = _given(args)
     log = _arguments(given, (*_LOG_OPTIONS, "allow_partial_items"))
     if args.items:
-        log["items"] = _read_own_items(args.items, given)
+        log["items"] = read_items(args.items, **_item_arguments(given))
     return read_log(args.data, **log)
 
 
-def _read_own_items(path, given):
-    "Read the item table of one's own log; the log's options hold for it too."
+def _item_arguments(given):
+    "The arguments of `read_items`; the log's options hold for the item table too."
     no_header = given.get("items_no_header")
     of_log = None if no_header else given.get("item_column")
     own = {
@@ -195,7 +202,29 @@ def _read_own_items(path, given):
     }
     own = {option: value for option, value in own.items() if value is not None}
     columns = ("title_column", "category_column", "text_column", "category_separator")
-    return read_items(path, **_arguments(given, columns), **_arguments(own, own))
+    return _arguments(given, columns) | _arguments(own, own)
+
+
+def _study_log(args):
+    "Return the log that a study runs on, or `None` if it runs on named sets."
+    given = _given(args)
+    rules = {"core": args.core, "repeats": args.repeats, "ties": args.ties}
+    if args.data is None:
+        usual = {"core": None, "repeats": "keep", "ties": None}
+        others = [*given, *(o for o in rules if rules[o] != usual[o])]
+        if others:
+            raise ConfigError(
+                f"{_option(others[0])} describes your own log and needs --data FILE;"
+                " a named set is read and split by its usual protocol."
+            )
+        return None
+    _check_item_options(args, given)
+    log = _arguments(given, (*_LOG_OPTIONS, "allow_partial_items"))
+    items = _item_arguments(given) if args.items else {}
+    rules = {name: value for name, value in rules.items() if value is not None}
+    return LogFile(
+        str(args.data), (*log.items(),), args.items, (*items.items(),), **rules
+    )
 
 # %% ../../nbs/9_interface/13_commands.ipynb #00000015
 def _ties(args):
@@ -364,6 +393,8 @@ def ablate_command(args):
     "Run `contrec ablate`."
     grid = find_grid(args.grid)
     study = read_study(grid)
+    if log := _study_log(args):
+        study = study._replace(datasets=[log])
     out = args.out or f"runs/{grid.stem}"
     records = run_study(study, out, args.workers)
     for dataset, part in records.groupby("dataset", sort=False):
@@ -389,8 +420,9 @@ def compare_command(args):
             "--like names the data sets whose winners are tried, which is "
             "a part of the search. Add --tune."
         )
+    log = _study_log(args)
     shown = run_comparison(
-        args.datasets,
+        args.datasets if log is None else [log],
         args.systems,
         args.seeds,
         args.out,
@@ -403,7 +435,8 @@ def compare_command(args):
     )
     note = ", ties shuffled" if args.shuffle_ties else ""
     if args.shuffle_ties:  # alone, these data sets need no names of their own
-        shown = shown.assign(dataset=shown["dataset"].str.partition(",")[0])
+        names = shown["dataset"].str.removesuffix(TIES["random"])
+        shown = shown.assign(dataset=names)
     for dataset, rows in comparison_table(shown).groupby("dataset", sort=False):
         rows = rows.drop(columns="dataset").dropna(axis=1, how="all")
         text = rows.to_string(index=False, float_format=_number)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import pandas as pd
 from pydantic import ConfigDict, Field
 
-from ..data.datasets import load_split
+from ..data.log_files import Dataset, data_facts, dataset_name, load_split
 from ..foundations.errors import ConfigError
 from ..foundations.files import read_yaml
 from ..foundations.schema import Schema, check, check_name
@@ -49,7 +49,7 @@ class Study(NamedTuple):
     "What a grid file says."
 
     run: str  # Key of `RUNS`
-    datasets: list[str]  # Names for `load_split`
+    datasets: list[Dataset]  # Names for `load_split`, or logs of one's own
     fixed: dict  # Settings that all runs share
     default: dict  # Default value of every factor
     factors: dict[str, list]  # Values to try
@@ -221,10 +221,11 @@ def run_study(
     check_study(study)
     parts = []
     for dataset in study.datasets:
+        split, name = load_split(dataset), dataset_name(dataset)
         context = {
             "run": study.run,
-            "dataset": dataset,
-            "split_sha256": load_split(dataset).sha256,
+            "dataset": name,
+            "split_sha256": split.sha256,
             "fixed": study.fixed,
         }
         parts.append(
@@ -238,6 +239,7 @@ def run_study(
                 context,
                 workers,
                 study.also,
-            ).assign(dataset=dataset)
+                data_facts(dataset, split),
+            ).assign(dataset=name)
         )
     return pd.concat(parts, ignore_index=True)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from ..data.log_files import Dataset, data_facts, dataset_name
 from ..foundations.environment import MemoryBudgetError
 from ..foundations.errors import ConfigError, TrainingError
 from ..foundations.registry import canonical
@@ -53,7 +54,7 @@ from contrec.studies.tuning import (
 class Job(NamedTuple):
     "One training and the records that come of it; a worker process can be sent it."
 
-    dataset: str  # A name of `contrec.data.datasets`
+    dataset: Dataset  # A name of `contrec.data.datasets`, or a log of one's own
     ties: str  # Key of `TIES`
     base: str  # What is trained, see `system_of`
     # Wanted records: the base itself, fusions that begin with it
@@ -122,6 +123,7 @@ def _write_job_record(job, system, recommender, cost):
         cost,
         beyond,
         count_parameters(recommender),
+        data_facts(job.dataset, split),
     )
 
 # %% ../../nbs/8_studies/12_comparison.ipynb #f1b5010b
@@ -171,7 +173,7 @@ def run_job(
 # %% ../../nbs/8_studies/12_comparison.ipynb #94d53a27
 def jobs_of(
     # As in `run_comparison`
-    datasets: Sequence[str],
+    datasets: Sequence[Dataset],
     systems: Sequence[str],
     seeds: Sequence[int],
     folder: str | Path,
@@ -227,7 +229,8 @@ def _run_missing(jobs, workers, report):
 
 
 def run_comparison(  # noqa: PLR0913 - the options of `contrec compare`
-    datasets: Sequence[str],  # Names of `contrec.data.datasets`
+    # Names of `contrec.data.datasets`, and logs of one's own
+    datasets: Sequence[Dataset],
     systems: Sequence[str],  # Keys of `SYSTEMS` and `FUSED`, and paths of classes
     seeds: Sequence[int] = (0,),  # Of what is random; the rest runs once
     folder: str | Path = "runs/compare",  # Where records are kept
@@ -301,8 +304,8 @@ def _tune_all(datasets, systems, folder, workers, like, device, report):
     for (d, p), current in kept.items():
         if not current:
             report(
-                f"{p} on {d}: its search is of an earlier version, which tried other"
-                " settings, and is done again"
+                f"{p} on {dataset_name(d)}: its search is of an earlier version, which"
+                " tried other settings, and is done again"
             )
     todo = [
         (d, p)
@@ -317,7 +320,7 @@ def _tune_all(datasets, systems, folder, workers, like, device, report):
     if trials:
         report(
             f"tuning: {len(trials)} trials for"
-            f" {', '.join(f'{p} on {d}' for d, p in todo)}"
+            f" {', '.join(f'{p} on {dataset_name(d)}' for d, p in todo)}"
         )
     found = iter(side_by_side(_run_trial, trials, workers, "tuning"))
     for d, p in todo:

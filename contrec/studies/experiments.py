@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..data.datasets import load_split
+from ..data.log_files import load_split
 from ..foundations.errors import ConfigError
 from ..foundations.random import seeded
 from ..foundations.registry import lookup
@@ -282,9 +282,11 @@ def _embedded(dataset, embedding, part, settings, seed):
 
 
 class _SharedVectors(ContRec):
+    dataset = None  # As `load_split` takes it
+
     def _embed(self, part, checkpoint, on_epoch_end):
         return _embedded(
-            self.split.name,
+            self.dataset,
             self.config.embedding,
             part,
             json.dumps(self.config.embedding_settings, sort_keys=True),
@@ -306,12 +308,13 @@ def recipe_run(
     Runs of one process share their item vectors.
     """
     config = nested(config)
-    split, ease, knn = (
-        load_split(config.pop("dataset")),
-        EASE(**config.pop("ease")),
-        ItemKNN(**config.pop("item-knn")),
-    )
-    alone = _SharedVectors(preset(config.pop("preset"), **config, seed=seed)).fit(split)
+    dataset = config.pop("dataset")
+    split = load_split(dataset)
+    ease = EASE(**config.pop("ease"))
+    knn = ItemKNN(**config.pop("item-knn"))
+    alone = _SharedVectors(preset(config.pop("preset"), **config, seed=seed))
+    alone.dataset = dataset
+    alone.fit(split)
     one = Fused(alone, ease).fit(split)
     both = Fused(alone, ease, knn, start=(1, 0.5, 0.5)).fit(split)
     systems = {
@@ -357,14 +360,12 @@ def _trained(dataset, name, settings, seed):
 # of a model
 def _read_out(config, seed):
     config = nested(config)
-    split, at_once, users = (
-        load_split(config.pop("dataset")),
-        config.pop("users_at_once", 512),
-        config.pop("users", None),
-    )
+    dataset = config.pop("dataset")
+    at_once = config.pop("users_at_once", 512)
+    users = config.pop("users", None)
     return (
         _trained(
-            split.name,
+            dataset,
             config.pop("preset"),
             json.dumps(config.pop("train", {}), sort_keys=True),
             seed,

@@ -137,6 +137,7 @@ def run_once(
     folder: str | Path,  # Of the study
     # What else the figures depend on; part of the record's name
     context: Mapping | None = None,
+    data: Mapping | None = None,  # Of a log of one's own, as from `data_facts`
 ) -> dict:  # The record
     """Return the record of a run: from the table if it is there, else by running.
 
@@ -166,6 +167,7 @@ def run_once(
         "seconds": cost.seconds,
         "peak_mb": cost.peak_mb,
         "commit": commit(),
+        **({"data": dict(data)} if data else {}),
     }
     write_rows(folder, [run_row(record, name)], replace=True)
     return record
@@ -338,6 +340,7 @@ def ablate(  # noqa: PLR0913 - the parts of a study, named where it is called
     # Processes side by side, see `side_by_side`
     workers: int = 1,
     also: Sequence[Mapping] = (),  # See `grid`
+    data: Mapping | None = None,  # Of a log of one's own, as from `data_facts`
     # One row per configuration and seed: settings, metrics, `failed`, `seconds`
 ) -> pd.DataFrame:
     """Run what is missing of a grid and return its records, in the order of the grid.
@@ -352,7 +355,7 @@ def ablate(  # noqa: PLR0913 - the parts of a study, named where it is called
     configs = grid(default, factors, mode, also)
     # Seed by seed: a grid that is stopped has all configurations of the first seeds
     jobs = [
-        (run, config, int(seed), folder, context)
+        (run, config, int(seed), folder, context, data)
         for seed in seeds
         for config in configs
     ]

@@ -423,6 +423,7 @@ def write_record(  # noqa: PLR0913 - what a record says
     cost: Cost | None = None,  # Of the training
     beyond: Mapping[str, float] | None = None,  # As from `beyond_accuracy`
     parameters: int | None = None,  # Trained numbers in the system
+    data: Mapping | None = None,  # Of a log of one's own, as from `data_facts`
 ) -> str:  # The name of its row
     """Keep the record of one run, and the ranks of its users.
 
@@ -437,6 +438,8 @@ def write_record(  # noqa: PLR0913 - what a record says
                 " of the systems."
             )
     record = evaluation_record(evaluation, seed, config, cost, beyond, parameters)
+    if data:
+        record["data"] = dict(data)
     write_rows(folder, [run_row(record, name)], {name: evaluation.ranks}, replace=True)
     return name
 

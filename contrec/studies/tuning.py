@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.datasets import load_split
+from ..data.log_files import Dataset, data_facts, dataset_name, load_split
 from ..data.split import Split
 from ..foundations.errors import CheckpointError, ConfigError, TrainingError
 from ..foundations.files import read_json, write_json
@@ -38,7 +38,7 @@ TIES = {"file": "", "random": ", ties shuffled"}
 
 @lru_cache(maxsize=2)
 def split_of(
-    dataset: str,  # A name of `contrec.data.datasets`
+    dataset: Dataset,  # A name of `contrec.data.datasets`, or a log of one's own
     ties: str = "file",  # `file`, or `random`: equal times in random order
 ) -> Split:
     "Read a split, once per process; with shuffled ties it has another name."
@@ -49,7 +49,7 @@ def split_of(
 class Trial(NamedTuple):
     "One setting, tried; a worker process can be sent it."
 
-    dataset: str  # Whose validation part judges, ties as in the file
+    dataset: Dataset  # Whose validation part judges, ties as in the file
     system: str  # As for `system_of`
     folder: str  # Of the comparison
     device: str | None = None  # As in `make`
@@ -130,9 +130,10 @@ def _fit_with_checkpoints(recommender, split, folder):
 
 
 def _run_trial(dataset, system, settings, folder, device=None):
+    split = split_of(dataset)
     context = {
-        "dataset": dataset,
-        "split_sha256": split_of(dataset).sha256,
+        "dataset": dataset_name(dataset),
+        "split_sha256": split.sha256,
         "system": system,
         "defaults": system_of(system).settings,
     }
@@ -142,6 +143,7 @@ def _run_trial(dataset, system, settings, folder, device=None):
         0,
         folder,
         context,
+        data_facts(dataset, split),
     )
 
 
@@ -151,7 +153,7 @@ def _needs_trial(options):
 
 
 def _search_name(dataset, system):
-    return f"search--{dataset}--{system}"
+    return f"search--{dataset_name(dataset)}--{system}"
 
 
 class TrialRecord(Schema):
@@ -189,7 +191,7 @@ def find_searches(
 
 def find_search(
     folder: str | Path,  # Of the comparison
-    dataset: str,  # Whose validation part judged
+    dataset: Dataset,  # Whose validation part judged
     system: str,  # As for `system_of`
 ) -> dict | None:  # `None` if it was not tuned yet
     "Read one search; raises `CheckpointError` if it is damaged."
@@ -213,8 +215,8 @@ def search_of(
     for d, search in found.items():
         if search is None:
             raise ConfigError(
-                f"{system} was not tuned on {d} yet, so there is no winner to try. Tune"
-                " it there first, with the same folder."
+                f"{system} was not tuned on {dataset_name(d)} yet, so there is no"
+                " winner to try. Tune it there first, with the same folder."
             )
     winners = [
         found[d]["chosen"] | changes
@@ -224,7 +226,7 @@ def search_of(
 
 
 def tune(
-    dataset: str,  # A name of `contrec.data.datasets`
+    dataset: Dataset,  # As in `split_of`
     system: str,  # As for `system_of`
     folder: str | Path,  # Of the comparison
     # Records of all trials, where they were run already
@@ -245,11 +247,11 @@ def tune(
     scores = [-np.inf if t["failed"] else t["metrics"]["NDCG@10"] for t in trials]
     if scores and max(scores) == -np.inf:
         raise TrainingError(
-            f"{system} on {dataset}: each of the {len(trials)} settings that were tried"
-            f" failed, the first with: {trials[0]['failed']}"
+            f"{system} on {dataset_name(dataset)}: each of the {len(trials)} settings"
+            f" that were tried failed, the first with: {trials[0]['failed']}"
         )
     result = {
-        "dataset": dataset,
+        "dataset": dataset_name(dataset),
         "system": system,
         "split_sha256": split_of(dataset).sha256,
         "seed": 0,
@@ -285,7 +287,7 @@ def tune(
 
 
 def settings_of(
-    dataset: str,  # A name of `contrec.data.datasets`
+    dataset: Dataset,  # As in `split_of`
     system: str,  # As for `system_of`
     folder: str | Path,  # Of the comparison
 ) -> dict:  # All settings, with what tuning chose where it was tuned
@@ -299,7 +301,7 @@ def settings_of(
     if found.get("split_sha256") != split_of(dataset).sha256:
         where = row_place(folder, _search_name(dataset, system))
         raise CheckpointError(
-            f"{where} was made on another split of {dataset}. Use another folder, and"
-            " tune there."
+            f"{where} was made on another split of {dataset_name(dataset)}. Use another"
+            " folder, and tune there."
         )
     return default | found["chosen"]
