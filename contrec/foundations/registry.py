@@ -280,7 +280,7 @@ def spec(
         )
     return max(own, key=is_path)
 
-
+# %% ../../nbs/foundations/11_registry.ipynb #48387aa0
 def canonical(
     kind: str,  # Key of `KINDS`
     name: Any,  # As for `lookup`

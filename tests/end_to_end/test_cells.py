@@ -1,0 +1,36 @@
+"""Exported cells: each holds one idea, so it has at most 40 lines."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+NBS = Path(__file__).parents[2] / "nbs"
+# Notebooks that are still to be divided
+LONG = {
+    "7_recommender/01_config",
+    *(f"8_studies/{path.stem}" for path in (NBS / "8_studies").glob("*.ipynb")),
+}
+NOTEBOOKS = {
+    path.relative_to(NBS).with_suffix("").as_posix(): path
+    for path in sorted(NBS.rglob("*.ipynb"))
+    if ".ipynb_checkpoints" not in path.parts
+}
+
+
+def exported(path):
+    """Return the exported cells of a notebook: id and lines."""
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        lines = "".join(cell["source"]).split("\n")
+        if cell["cell_type"] == "code" and lines[0].startswith("#| export"):
+            yield cell["id"], lines
+
+
+@pytest.mark.parametrize("name", sorted(NOTEBOOKS.keys() - LONG))
+def test_exported_cells_have_at_most_40_lines(name):
+    found = {cell: len(lines) for cell, lines in exported(NOTEBOOKS[name])}
+    assert not {cell: n for cell, n in found.items() if n > 40}
+
+
+def test_there_is_something_to_count():
+    assert sum(1 for path in NOTEBOOKS.values() for _ in exported(path)) > 300
