@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "ContRec": "recommender.contrec",
-    "Config": "recommender.config",
+    "ContRecConfig": "recommender.config",
     "preset": "recommender.config",
     "Interactions": "data.interactions",
     "Split": "data.split",

@@ -16,11 +16,9 @@ METRICS = ("NDCG@10", "HR@10")
 # a second block.
 SETTINGS = {
     "preset": "contrec-basic",
-    "running_user": False,
-    "lm_weight": 0.0,
-    "epochs": 15,
-    "tokenizer_epochs": 50,
-    "diffusion": {"hidden": 128, "blocks": 1, "drop": 0.0},
+    "prompt": {"user_token": False},
+    "diffusion": {"hidden": 128, "blocks": 1, "cfg_dropout": 0.0},
+    "training": {"lm_weight": 0.0, "epochs": 15, "tokenizer_epochs": 50},
 }
 
 

@@ -111,6 +111,16 @@ _WORDS = {
 }
 
 # %% ../../nbs/foundations/09_run_folder.ipynb #ee13892d
+def _dotted(value, name):
+    "Return the settings inside nested dictionaries by their names with dots."
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    found = {}
+    for inner, setting in value.items():
+        found |= _dotted(setting, f"{name}.{inner}")
+    return found
+
+
 def check_same(
     found: Any,  # What was written down
     wanted: dict,  # What it should be
@@ -131,13 +141,10 @@ def check_same(
     for name, value in wanted.items():
         other = found.get(name, refuse)  # no JSON equals a function
         if name == "config" and isinstance(other, dict):
-            for setting in [*value, *other]:
-                if (
-                    setting not in other
-                    or setting not in value
-                    or other[setting] != value[setting]
-                ):
-                    refuse(f"config.{setting}")
+            one, two = _dotted(other, name), _dotted(value, name)
+            for setting in [*two, *one]:
+                if one.get(setting, refuse) != two.get(setting, refuse):
+                    refuse(setting)
         elif other != value:
             refuse(name)
 

@@ -76,6 +76,7 @@ _WANTED = {  # pydantic's names of problems -> what must be there
     "bool_type": "true or false",
     "string_type": "a text",
     "list_type": "a list",
+    "tuple_type": "a list",
     "dict_type": "an object with named values",
     "model_type": "an object with named values",
     "model_attributes_type": "an object with named values",

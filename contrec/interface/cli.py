@@ -18,6 +18,7 @@ import re
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from functools import partial
 
 import contrec as package
@@ -66,8 +67,8 @@ def _dataset_names():
 
 def _embedding_names():
     with _importing():
-        from contrec.recommender.config import EMBEDDINGS
-    return tuple(EMBEDDINGS)
+        from contrec.foundations.registry import names
+    return tuple(names("embedding"))
 
 
 def _preset_names():
@@ -86,6 +87,7 @@ def _system_names():
 _NAME_LISTS = {
     "<datasets>": _dataset_names,
     "<embeddings>": _embedding_names,
+    "<presets>": _preset_names,
     "<systems>": _system_names,
 }
 
@@ -242,7 +244,8 @@ def backbone_name(text):
     """
     found = re.fullmatch(r"(.+?)(?::[1-9]\d{0,3})?", text)
     name = found[1] if found else ""
-    if os.path.isdir(name) or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    own_class = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text)
+    if own_class or os.path.isdir(name) or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         return text
     raise ConfigError(
         f"--backbone {_shown(text)} is not understood. Write tiny, "
@@ -256,7 +259,8 @@ def embedding_names(text):
     Raise `ConfigError` for an unknown one.
     """
     known = _embedding_names()
-    unknown = [part for part in text.split("+") if part not in known]
+    parts = text.split("+")
+    unknown = [part for part in parts if part not in known and ":" not in part]
     if unknown:
         raise ConfigError(
             f"--embedding {_shown(text)}: {_shown(unknown[0])} is none. "
@@ -278,7 +282,19 @@ _MODEL = "a run's folder, or its model folder"
 
 
 class _Parser(argparse.ArgumentParser):
-    "A parser whose errors are one line."
+    "A parser whose errors are one line, and whose help may have a further part."
+
+    further_help = None  # Called for text that stands before the examples
+
+    def format_help(self):
+        if self.further_help is None:
+            return super().format_help()
+        examples, self.epilog = self.epilog, None
+        try:
+            text = super().format_help()
+        finally:
+            self.epilog = examples
+        return f"{text}\n{self.further_help()}\n\n{examples}\n"
 
     def error(self, message):
         message = escape_controls(
@@ -517,13 +533,22 @@ _RUN_EXAMPLES = (
     "  contrec run --data log.parquet --items items.csv --core 3 --out runs/mine\n"
     "  contrec run --out runs/mine --data log.parquet --items items.csv --core 3 "
     "--resume\n"
+    "  contrec run --config mine.yaml --diffusion.dispersive-weight 0.1 "
+    "--training.no-windows\n"
     "  accelerate launch --multi_gpu --num_processes 2 --no_python contrec run "
     "--dataset ml-1m     two processes, with or without GPUs"
 )
 
 # %% ../../nbs/9_interface/14_cli.ipynb #00000028
-def _run_parser(commands):
-    "Add `contrec run`."
+def _settings_help(arguments):
+    "Return the help about every setting of the configuration."
+    with _importing():
+        from contrec.recommender.flags import help_for
+    return help_for(arguments)
+
+
+def _run_parser(commands, arguments):
+    "Add `contrec run`; its further flags are made from the configuration."
     command = _command(
         commands,
         "run",
@@ -532,6 +557,7 @@ def _run_parser(commands):
         description=_RUN,
         epilog=_RUN_EXAMPLES,
     )
+    command.further_help = partial(_settings_help, arguments)
     _data_options(command)
     _method_options(command.add_argument_group("method"))
     add = command.add_argument_group("output").add_argument
@@ -557,19 +583,27 @@ def _method_options(group):
     add(
         "--preset",
         choices=_Choices(_preset_names),
-        default="contrec",
         help=(
-            "the kit's recipe, or the form of one of the papers (default: %(default)s)"
+            "the kit's recipe, or the form of one of the papers: <presets> (default:"
+            " the file's, or contrec)"
+        ),
+    )
+    add(
+        "--config",
+        metavar="FILE",
+        type=path_text("--config"),
+        help=(
+            "a YAML file of settings that differ from the preset; every setting has a"
+            " flag, too, which goes before the file: see below"
         ),
     )
     add(
         "--backbone",
-        default="tiny",
         metavar="NAME",
         type=backbone_name,
         help=(
             "tiny (trained from scratch), smollm2-135m, smollm2-135m:8 (its first 8"
-            " layers), a hub id, or a folder (default: %(default)s)"
+            " layers), a hub id, or a folder (short for --backbone.name)"
         ),
     )
     add(
@@ -578,8 +612,7 @@ def _method_options(group):
         metavar="NAMES",
         help=(
             "where the items' vectors come from: some of <embeddings>, joined by a "
-            "plus "
-            "(default: the preset's)"
+            "plus (short for --embedding.kind)"
         ),
     )
     _training_options(add)
@@ -591,17 +624,13 @@ def _training_options(add):
         "--epochs",
         type=whole_number("--epochs", 1, 1_000_000),
         metavar="N",
-        help="most passes over the users (default: the preset's)",
+        help="most passes over the users (short for --training.epochs)",
     )
     add(
         "--seed",
         type=whole_number("--seed", *_SEEDS),
-        default=0,
         metavar="N",
-        help=(
-            "same seed, same machine: same metrics, to the last digit "
-            "(default: %(default)s)"
-        ),
+        help="same seed, same machine: same metrics, to the last digit (default: 0)",
     )
     add("--device", metavar="NAME", type=device_name, help=_DEVICE)
     add("--download", action="store_true", help=_DOWNLOAD)
@@ -907,7 +936,9 @@ _START = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(
+    arguments: Sequence[str] = (),  # As typed, for the help about their settings
+) -> argparse.ArgumentParser:
     "Build the command line, without side effects: parsing happens in `main`."
     top = _Parser(prog="contrec", description=_CONTREC, epilog=_START)
     top.add_argument(
@@ -921,8 +952,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.set_defaults(run=lambda args: top.print_help())
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    _run_parser(commands, arguments)
     for add in (
-        _run_parser,
         _evaluate_parser,
         _recommend_parser,
         _ablate_parser,
@@ -1048,6 +1079,15 @@ def _end_streams(line):
         discard(sys.stderr)
 
 # %% ../../nbs/9_interface/14_cli.ipynb #00000049
+def _parse(arguments):
+    "Read what was typed; what `contrec run` does not know is about its settings."
+    top = parser(arguments)
+    args, args.settings = top.parse_known_args(arguments)
+    if args.settings and args.command != "run":
+        top.error(f"unrecognized arguments: {' '.join(args.settings)}")
+    return args
+
+
 def main(
     # As typed after `contrec`; the process's own if `None`
     arguments: list[str] | None = None,
@@ -1060,7 +1100,7 @@ def main(
     try:
         with stops_raise():
             _check_text(arguments)
-            args = parser().parse_args(arguments)
+            args = _parse(arguments)
             args.run(args)
             sys.stdout.flush()
         return 0

@@ -27,8 +27,8 @@ from ..foundations.errors import ConfigError, DataError, escape_controls
 from .job import CUTOFFS, METRICS, run_job
 from .report import Example, example
 from ..ranking.evaluation import evaluate
-from ..recommender.config import preset
 from ..recommender.contrec import ContRec
+from ..recommender.flags import settings_from
 from ..studies.ablation import find_grid, read_study, run_study
 from ..studies.comparison import run_comparison
 from ..studies.statistics import effects, summary
@@ -277,18 +277,37 @@ def _say(line):
     print(escape_controls(line), flush=True)
 
 
+_SHORT = {  # Options with a name of their own, and the settings that they are
+    "backbone": "backbone.name",
+    "embedding": "embedding.kind",
+    "epochs": "training.epochs",
+    "seed": "seed",
+}
+
+
+def _settings(args):
+    "Return the name of the preset, and the configuration that the options ask for."
+    given = {o: getattr(args, o) for o in _SHORT if getattr(args, o) is not None}
+    typed = [word.partition("=")[0] for word in args.settings]
+    for option in given:
+        if f"--{_SHORT[option]}" in typed:
+            raise ConfigError(
+                f"--{option} and --{_SHORT[option]} are the same setting. Give one of"
+                " them."
+            )
+    changes = {_SHORT[option]: value for option, value in given.items()}
+    options = [_option(name) for name in vars(args)]
+    return settings_from(args.settings, args.preset, args.config, changes, options)
+
+
 def run_command(args):
     "Run `contrec run`."
-    changes = {"seed": args.seed, "backbone": args.backbone}
-    for name in ("epochs", "embedding"):
-        if getattr(args, name) is not None:
-            changes[name] = getattr(args, name)
-    config = preset(args.preset, **changes)
+    name, config = _settings(args)
     _check_data_options(args)
     accelerator = _accelerator(args.device)
     split, source = _split(args)
-    backbone = args.backbone.replace("/", "-")
-    named = f"runs/{split.name}-{args.preset}-{backbone}-seed{args.seed}"
+    backbone = config.backbone.name.replace("/", "-")
+    named = f"runs/{split.name}-{name}-{backbone}-seed{config.seed}"
     out = Path(args.out or named)
     metrics = run_job(
         split,

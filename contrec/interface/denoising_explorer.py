@@ -162,7 +162,7 @@ def controls(self: Denoising) -> dict[str, widgets.Widget]:
         ),
         "steps": widgets.IntSlider(8, 1, most_steps, description="steps"),
     }
-    if diffusion.drop:
+    if diffusion.cfg_dropout:
         made["guidance"] = widgets.FloatSlider(
             0, min=0, max=4, step=0.25, description="guidance"
         )

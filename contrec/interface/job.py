@@ -8,7 +8,6 @@ __all__ = ['CUTOFFS', 'METRICS', 'run_job']
 # %% ../../nbs/9_interface/12_job.ipynb #00000003
 import contextlib
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -84,7 +83,7 @@ def _checked_model(split, config, device, accelerator, download=None):
 
     Raise `ContrecError` if it cannot be trained on this split.
     """
-    if "linear" in config.parts:
+    if "linear" in config.embedding.parts:
         check_memory(
             f"the embedding 'linear' on {split.n_items:,} items",
             linear_memory(split.n_items),
@@ -170,7 +169,7 @@ def _train_and_report(split, model, out, report, accelerator):
 # %% ../../nbs/9_interface/12_job.ipynb #00000018
 def run_job(  # noqa: PLR0913 - a run has nine settings
     split,  # From `leave_one_out`
-    config,  # A `contrec.recommender.config.Config`
+    config,  # A `contrec.recommender.config.ContRecConfig`
     out: str | Path,  # The run's folder
     resume: bool = False,  # Go on with what is there
     device: str | None = None,  # Where ContRec trains; torch's default if `None`
@@ -188,7 +187,7 @@ def run_job(  # noqa: PLR0913 - a run has nine settings
     out = Path(out)
     first = accelerator is None or accelerator.is_main_process
     model = _checked_model(split, config, device, accelerator, download)
-    record = run_record(split, asdict(config), source, model.base_model())
+    record = run_record(split, config.to_dict(), source, model.base_model())
     with contextlib.ExitStack() as held:
         if _agree(accelerator, lambda: _claim_or_finished(out, record, resume, held)):
             if first:

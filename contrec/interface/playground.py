@@ -183,7 +183,7 @@ def _text_scores(self: Playground, items, settings):
         answer = prompts.text.decode(self.answers[int(i)], skip_special_tokens=True)
         best.append(f"{answer.strip()} ({100 * float(likelihoods[i].exp()):.1f}%)")
     note = "The language model's answers, most likely first: " + "; ".join(best) + "."
-    if self.model.config.text_score == "sentence":
+    if self.model.config.decoding.text_score == "sentence":
         return self.text_similarity(items, settings), note
     answer_of = torch.from_numpy(self.answer_of)
     known = answer_of >= 0
@@ -200,8 +200,8 @@ def view(  # noqa: PLR0913 (one keyword for every control)
     user: str,  # Id, or nothing for somebody new
     # Names, oldest first; the user's own latest items if `None`
     history: tuple[str, ...] | None = None,
-    samples: int = 1,  # As in `Config`, like the next four
-    temperature: float = 0.0,
+    samples: int = 1,  # As in `DecodingConfig`, like the next three
+    noise_scale: float = 0.0,
     guidance: float = 0.0,
     steps: int = 1,
     seed: int = 0,
@@ -216,8 +216,8 @@ def view(  # noqa: PLR0913 (one keyword for every control)
     number = self.split.user_number(user) if user else None
     history = self.history_of(user) if history is None else history
     items = self._items(number, history)
-    names = "samples", "temperature", "guidance", "steps", "seed"
-    settings = tuple(zip(names, (samples, temperature, guidance, steps, seed)))
+    names = "samples", "noise_scale", "guidance", "steps", "seed"
+    settings = tuple(zip(names, (samples, noise_scale, guidance, steps, seed)))
     ids, scores, note = self._recommend(items, settings, weight, k)
     table = self._table(ids, scores)
     if number is not None:
@@ -303,21 +303,19 @@ def _slider(value, most, step, description):  # From 0
 
 @patch
 def _decoding_controls(self: Playground):  # Keyword -> widget
-    config = self.model.config
+    config, seed = self.model.config.decoding, self.model.config.seed
     made = {
         "samples": widgets.IntSlider(
             config.samples, 1, max(64, config.samples), description="samples"
         ),
-        "temperature": _slider(config.temperature, 1.5, 0.1, "temperature"),
+        "noise_scale": _slider(config.noise_scale, 1.5, 0.1, "noise scale"),
     }
-    if self.model.network.diffusion.drop:
+    if self.model.network.diffusion.cfg_dropout:
         made["guidance"] = _slider(config.guidance, 4, 0.25, "guidance")
     made["steps"] = widgets.IntSlider(
         config.steps, 1, max(16, config.steps), description="steps"
     )
-    made["seed"] = widgets.IntSlider(
-        config.seed, min(0, config.seed), config.seed + 50, description="seed"
-    )
+    made["seed"] = widgets.IntSlider(seed, min(0, seed), seed + 50, description="seed")
     if len(self.answers):
         weight = config.text_weight or 0
         made["weight"] = _slider(weight, max(2, weight), 0.05, "words (λ)")

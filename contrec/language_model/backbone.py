@@ -349,7 +349,7 @@ class Backbone(nn.Module):
         width: int = 64,  # Width d of the continuous tokens
         # Vocabulary of a model from scratch, a tokenizer of Transformers
         text: Any = None,
-        cache=None,  # Folder for downloads
+        cache: str | None = None,  # Folder for downloads
         download: bool | None = None,  # `True`: any; `False`: none; `None`: SmolLM2
         **kwargs,  # Fields of `BackboneSettings`
     ):

@@ -9,7 +9,6 @@ __all__ = ['MODEL_FILES', 'MISFIT_ERRORS', 'sequences_sha256', 'write_model', 'C
 # %% ../../nbs/7_recommender/03_checkpoints.ipynb #53ea2645
 import hashlib
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -33,7 +32,7 @@ from contrec.foundations.storage import (
     settle,
     write_manifest,
 )
-from .config import Config
+from .config import ContRecConfig
 from .network import Network, build_network
 
 # %% ../../nbs/7_recommender/03_checkpoints.ipynb #c9caa614
@@ -80,7 +79,7 @@ def _catalogue(split):
 def write_model(
     # Made if needed; an older model in it is replaced, anything else is left alone
     folder: str | Path,
-    config: Config,  # How the network was trained
+    config: ContRecConfig,  # How the network was trained
     split: Split,  # What it was trained on
     network: Network,  # Trained
 ) -> None:
@@ -100,7 +99,7 @@ def write_model(
         save_tensors(fresh / "model.safetensors", network.state_dict(), width)
         save_tensors(fresh / "sequences.safetensors", tensors)
         write_json(fresh / "catalogue.json", _catalogue(split))
-        write_json(fresh / "config.json", asdict(config))
+        write_json(fresh / "config.json", config.to_dict())
         network.backbone.text.save_pretrained(fresh / "text")
         write_manifest(
             fresh / MANIFEST,
@@ -276,7 +275,7 @@ MISFIT_ERRORS = (
 def _read_network(folder, config, split, verify, download):
     "Build the network and fill in the weights of a model folder."
     saved = load_tensors(folder / "model.safetensors", verify)
-    tiny = config.backbone.partition(":")[0] == "tiny"
+    tiny = config.backbone.name.partition(":")[0] == "tiny"
     text = load_text(folder / "text") if tiny else None
     d_in = saved.metadata.get("d_in")
     try:
@@ -302,7 +301,7 @@ def _read_config(path):
     "Read the settings; raise `CheckpointError` if they are wrong."
     settings = read_json(path)
     try:
-        return Config.from_dict(settings)
+        return ContRecConfig.from_dict(settings)
     except (ConfigError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: {str(error).splitlines()[0]}") from error
 
@@ -310,7 +309,7 @@ def _read_config(path):
 class SavedModel(NamedTuple):
     "The parts of a model folder."
 
-    config: Config
+    config: ContRecConfig
     split: Split
     network: Network  # In eval mode, on the CPU
 

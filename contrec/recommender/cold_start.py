@@ -103,7 +103,7 @@ def _systems(model, cold):
     "Return by name a function that scores all items (b, n_items) for histories."
     n = cold.warm.n_items
     larger, draw = model.with_items(cold.items), np.random.default_rng(0)
-    texts = text_encoder(model.config.text_encoder).fit(cold.warm.items)
+    texts = text_encoder(model.config.decoding.text_encoder).fit(cold.warm.items)
     known, new = texts.transform(cold.warm.items), texts.transform(cold.items)
     every = np.concatenate([known, new])
     return {

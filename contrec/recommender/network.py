@@ -8,6 +8,7 @@ __all__ = ['running_mean', 'Catalogue', 'ContRecLoss', 'Network', 'build_network
 # %% ../../nbs/7_recommender/02_network.ipynb #d0000002
 import copy
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from ..language_model.backbone import Backbone
 from ..language_model.generation import Generated
 from ..language_model.prompts import TEMPLATES, Prompts, word_tokenizer
 from ..ranking.sequential import last_state
-from .config import Config
+from .config import ContRecConfig
 from ..tokenizer.sigma_vae import Tokenizer, latents
 
 # %% ../../nbs/7_recommender/02_network.ipynb #52cbcc99
@@ -76,13 +77,13 @@ class Network(nn.Module):
         prompts: Prompts,  # Lays out the batch
         diffusion: Diffusion,  # Generates preference vectors
         lm_weight: float,  # Weight of the language-model loss
-        # Of the user vectors, see `Config.running_decays`
+        # Of the user vectors, see `PromptConfig.user_decays`
         decays: Sequence[float] = (1.0,),
-        scaled: bool = False,  # See `Config.item_scale`
-        # See `Config.targets`; `frozen` keeps a tokenizer and item vectors of its own
-        # for them
+        scaled: bool = False,  # See `TrainingConfig.item_scale`
+        # See `TrainingConfig.targets`; `frozen` keeps a tokenizer and item vectors of
+        # its own for them
         targets: str = "learned",
-        tokenizer_weight: float = 0.0,  # See `Config.tokenizer_weight`
+        tokenizer_weight: float = 0.0,  # See `TrainingConfig.tokenizer_weight`
     ):
         super().__init__()
         self.inputs = nn.Parameter(inputs.clone())
@@ -409,7 +410,7 @@ def generate_answers(
 
 # %% ../../nbs/7_recommender/02_network.ipynb #b01dnet2
 def build_network(
-    config: Config,  # Its settings
+    config: ContRecConfig,  # Its settings
     split: Split,  # Whose items are the catalogue
     d_in: int,  # Width of the item vectors
     # Words as token ids, of a saved model; made from template and items if `None`
@@ -418,21 +419,27 @@ def build_network(
     download: bool | None = None,
 ) -> Network:  # Untrained, with item vectors of zeros
     "Build the network for a split."
-    template, kind = TEMPLATES[config.template], Tokenizer.kinds[config.tokenizer]
-    tokenizer, user_tokenizer = kind(d_in=d_in, **config.tokenizer_settings), None
-    if config.running_user:
-        user_tokenizer = kind(d_in=d_in, **config.tokenizer_settings)
+    template, training = TEMPLATES[config.prompt.template], config.training
+    kind, arguments = config.tokenizer.part, config.tokenizer.arguments
+    tokenizer, user_tokenizer = kind(d_in=d_in, **arguments), None
+    if config.prompt.user_token:
+        user_tokenizer = kind(d_in=d_in, **arguments)
     text = text or word_tokenizer(template, split.items)
-    backbone = Backbone(
-        config.backbone,
+    backbone = config.backbone.part(
+        config.backbone.name,
         tokenizer.width,
         text,
-        **config.backbone_settings,
+        **config.backbone.arguments,
         download=download,
     )
     k = tokenizer.tokens
     prompts = Prompts(
-        template, backbone.text, split.items, k, config.max_items, user_tokens=k
+        template,
+        backbone.text,
+        split.items,
+        k,
+        config.prompt.max_items,
+        user_tokens=k,
     )
     return Network(
         torch.zeros(len(split.items), d_in),
@@ -440,10 +447,10 @@ def build_network(
         user_tokenizer,
         backbone,
         prompts,
-        Diffusion(tokenizer.width, backbone.hidden, **config.diffusion),
-        config.lm_weight,
-        config.running_decays,
-        config.item_scale,
-        targets=config.targets if config.fine_tune else "stop_gradient",
-        tokenizer_weight=config.tokenizer_weight,
+        Diffusion(tokenizer.width, backbone.hidden, **asdict(config.diffusion)),
+        training.lm_weight,
+        config.prompt.user_decays,
+        training.item_scale,
+        targets=training.targets if training.fine_tune else "stop_gradient",
+        tokenizer_weight=training.tokenizer_weight,
     )

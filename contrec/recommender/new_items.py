@@ -64,7 +64,7 @@ def predict_vectors(
     network: Network,  # Trained
     items: pd.DataFrame,  # (n_items, ...) the whole catalogue, new items last
     n_known: int,  # How many of them the network was trained with
-    encoder: str | None,  # See `Config.text_encoder`
+    encoder: str | None,  # See `DecodingConfig.text_encoder`
 ) -> TextPredicted:
     """Predict item vectors from texts, by a ridge regression on the known items.
 
@@ -121,7 +121,7 @@ def add_items(
     split: Split,  # What the network was trained on; items may have been added before
     network: Network,  # Trained
     items: pd.DataFrame,  # New ones: columns item, title, categories, text
-    encoder: str | None,  # See `Config.text_encoder`
+    encoder: str | None,  # See `DecodingConfig.text_encoder`
 ) -> tuple[Split, Network]:  # With a larger catalogue; the given ones stay as they are
     """Add new items from their texts alone.
 
@@ -141,7 +141,7 @@ def calibrate_new_items(
     catalogue: Catalogue,  # From `network.catalogue`
     preference: torch.Tensor,  # (b, samples, d) generated vectors
     scores: torch.Tensor,  # (b, n_items) of all items
-    tau: float,  # See `Config.similarity_temperature`
+    tau: float,  # See `DecodingConfig.tau`
 ) -> torch.Tensor:  # (b, n_items)
     "Move the new items' scores to the scale of the known items' scores."
     n_known, scale = len(network.text_predicted), None

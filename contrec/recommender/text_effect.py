@@ -123,7 +123,7 @@ def _scores_to_compare(model, batch):
     _, index, preference = model.generate(batch)
     latent = index.scores(preference).cpu()
     text = model.text_scores(batch, preference)
-    both = fuse(latent, text, model.config.text_weight)
+    both = fuse(latent, text, model.config.decoding.text_weight)
     return {"latent only": latent, "text only": text, "both": both}
 
 # %% ../../nbs/7_recommender/07_text_effect.ipynb #df5051a8
@@ -137,7 +137,7 @@ def hybrid_table(
 
     Raises `ConfigError` for a model without a text score.
     """
-    if model.config.text_score == "none":
+    if model.config.decoding.text_score == "none":
         raise ConfigError(
             "this model has no text score. Use"
             " model.with_decoding(text_score='likelihood') or 'sentence'."
@@ -154,4 +154,4 @@ def hybrid_table(
         for name, parts in ranks.items()
     }
     table = pd.DataFrame(metrics).T
-    return table.assign(weight=[0, np.inf, model.config.text_weight])
+    return table.assign(weight=[0, np.inf, model.config.decoding.text_weight])

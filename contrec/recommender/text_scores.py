@@ -76,7 +76,7 @@ def likelihood_scores(
     if not len(answers):
         raise ConfigError(
             f"no item of {name} has a category, so no answer can be likely. Set"
-            " text_score to none or sentence."
+            " decoding.text_score to none or sentence."
         )
     parts = []
     for rows in batches_of(len(histories), 64):

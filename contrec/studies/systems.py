@@ -26,7 +26,7 @@ from ..ranking.sequential import SASRec
 from ..recommender.config import preset
 from ..recommender.contrec import ContRec
 from .dreamrec import DreamRec
-from .experiments import nested
+from .experiments import renamed
 from .factor_models import BPR, LightGCNRecommender
 from .sequence_models import BERT4Rec, GRU4Rec
 from .tiger import TIGER
@@ -64,7 +64,7 @@ def product(**values: Sequence) -> list[dict]:
 
 def _contrec(name, seed, device=None, **settings):
     "Make ContRec from a preset with changes."
-    return ContRec(preset(name, **nested(settings), seed=seed), device)
+    return ContRec(preset(name, **renamed(settings), seed=seed), device)
 
 # %% ../../nbs/8_studies/10_systems.ipynb #dace7dd2
 SYSTEMS = {

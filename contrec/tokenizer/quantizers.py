@@ -285,13 +285,13 @@ class ResidualQuantizer(Quantizer):
 
     def __init__(
         self,
-        d_in: int,
-        width: int = 64,
+        d_in: int,  # Width of the input
+        width: int = 64,  # d, width of a code word
         tokens: int = 3,  # K, codebooks
-        size: int = 256,
-        hidden: int = 256,
-        commitment: float = 0.25,
-        revive: float = 0.01,
+        size: int = 256,  # Codes in each codebook
+        hidden: int = 256,  # Width of the hidden layers
+        commitment: float = 0.25,  # Pull of the encoder towards its code words
+        revive: float = 0.01,  # Codes used less per batch are revived; 0: none
     ):
         super().__init__(
             dict(
@@ -343,13 +343,13 @@ class MaskedMultiCodebook(Quantizer):
 
     def __init__(
         self,
-        d_in: int,
-        width: int = 64,
+        d_in: int,  # Width of the input
+        width: int = 64,  # d, width of a code word
         tokens: int = 3,  # K, encoders and codebooks
-        size: int = 256,
-        hidden: int = 256,
-        commitment: float = 0.25,
-        revive: float = 0.01,
+        size: int = 256,  # Codes in each codebook
+        hidden: int = 256,  # Width of the hidden layers
+        commitment: float = 0.25,  # Pull of the encoder towards its code words
+        revive: float = 0.01,  # Codes used less per batch are revived; 0: none
         mask: float = 0.2,  # Share of the input that is zeroed in training
     ):
         super().__init__(

@@ -19,7 +19,7 @@ from contrec.diffusion.denoiser import Denoised
 from contrec.diffusion.diffusion import (
     PRESETS,
     Diffusion,
-    DiffusionSettings,
+    DiffusionConfig,
     preset,
 )
 from contrec.diffusion.dispersive import dispersive, pair_distances
@@ -36,7 +36,7 @@ from contrec.foundations.random import seeded
 from contrec.foundations.registry import names
 from contrec.foundations.trainer import train
 
-PREFERENCES = ("none", *names("ranking_loss"))
+RANKING_LOSSES = ("none", *names("ranking_loss"))
 
 
 def generator(seed=0):
@@ -282,8 +282,8 @@ def test_the_generator_alone_decides():
         assert torch.equal(run(1), run(1)) and not torch.equal(run(1), run(2))
         assert torch.equal(torch.get_rng_state(), before)
     x0, c, items, target = batch()
-    for name in PREFERENCES:
-        model = trained(preference=name, dispersive_weight=0.5, dispersive_rows=5)
+    for name in RANKING_LOSSES:
+        model = trained(ranking_loss=name, dispersive_weight=0.5, dispersive_rows=5)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             first = model.loss(x0, c, items, target, generator(4))
@@ -382,9 +382,9 @@ def test_negatives_are_noised_with_the_same_eps_and_t(kind, preference):
     model, (x0, c, items, target) = (
         trained(
             parameterisation=kind,
-            preference=preference,
+            ranking_loss=preference,
             negatives=3,
-            preference_weight=0.5,
+            ranking_weight=0.5,
         ),
         batch(),
     )
@@ -422,9 +422,9 @@ def test_negatives_are_noised_with_the_same_eps_and_t(kind, preference):
 def test_the_total_is_the_weighted_sum():
     x0, c, items, target = batch()
     model = trained(
-        preference="softmax",
+        ranking_loss="softmax",
         denoising_weight=0.2,
-        preference_weight=0.7,
+        ranking_weight=0.7,
         dispersive_weight=0.3,
     )
     loss = model.loss(x0, c, items, target, generator())
@@ -442,7 +442,7 @@ def test_the_total_is_the_weighted_sum():
 def test_softmax_sees_the_estimate_of_x0_in_every_parameterisation():
     x0, c, items, target = batch()
     for kind in KINDS:
-        model = trained(parameterisation=kind, preference="softmax", p_terminal=0.0)
+        model = trained(parameterisation=kind, ranking_loss="softmax", p_terminal=0.0)
         model.denoiser = Spy(lambda x, t, c: x / 2)
         loss = model.loss(x0, c, items, target, generator())
         x_t, t, *_ = model.denoiser.calls[0]
@@ -533,7 +533,7 @@ def test_presets_are_the_papers():
     )
     assert (
         preset("deftrec")["parameterisation"] == "eps"
-        and preset("deftrec")["preference_weight"] == 0.5
+        and preset("deftrec")["ranking_weight"] == 0.5
     )
     assert preset("contrec", T=50)["T"] == 50 and preset("contrec")["T"] == 200
 
@@ -606,10 +606,10 @@ def test_trap_06_a_constructor_reseeds_nothing():
     torch.set_rng_state(before)
 
 
-@pytest.mark.parametrize("preference", PREFERENCES)
+@pytest.mark.parametrize("preference", RANKING_LOSSES)
 def test_trap_21_batch_size_one(preference):
     x0, c, items, target = batch()
-    model = trained(preference=preference, dispersive_weight=0.5)
+    model = trained(ranking_loss=preference, dispersive_weight=0.5)
     loss = model.loss(x0[:1], c[:1], items, target[:1])
     loss.total.backward()
     assert torch.isfinite(loss.total)
@@ -627,7 +627,7 @@ def test_trap_23_cuda_assumed():
     the processor.
     """
     x0, c, items, target = batch()
-    model = trained(preference="softmax", dispersive_weight=0.5)
+    model = trained(ranking_loss="softmax", dispersive_weight=0.5)
     expected = model.sample(c, generator=generator())
     assert {p.device.type for p in model.parameters()} | {expected.device.type} == {
         "cpu"
@@ -647,10 +647,10 @@ def test_trap_23_cuda_assumed():
 # ---- half precision, compiled, saved
 
 
-@pytest.mark.parametrize("preference", PREFERENCES)
+@pytest.mark.parametrize("preference", RANKING_LOSSES)
 def test_bf16(preference):
     x0, c, items, target = batch()
-    model = trained(preference=preference, dispersive_weight=0.5)
+    model = trained(ranking_loss=preference, dispersive_weight=0.5)
     exact = model.loss(x0, c, items, target, generator())
     points = model.sample(c, samples=3, guidance=1.0, generator=generator())
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -689,7 +689,7 @@ def test_compiled():
 
 def test_config_rebuilds_the_model():
     model = trained(
-        preference="softmax", dispersive_weight=0.3, blocks=3, layer=2, shift=2.0
+        ranking_loss="softmax", dispersive_weight=0.3, blocks=3, layer=2, shift=2.0
     )
     twin = Diffusion(**json.loads(json.dumps(model.config)))
     twin.load_state_dict(model.state_dict())
@@ -812,14 +812,14 @@ def test_bad_input_is_refused_with_its_name(call, error, words):
 def test_bad_items_are_refused_with_their_name(items, target, words):
     for name in ("softmax", "negative"):
         with pytest.raises(ValueError, match=words):
-            trained(preference=name).loss(
+            trained(ranking_loss=name).loss(
                 torch.zeros(3, 4), torch.zeros(3, 6), items, target
             )
 
 
 def test_guidance_needs_a_model_trained_with_null_conditions():
-    model = trained(drop=0.0)
-    with pytest.raises(ConfigError, match="drop = 0"):
+    model = trained(cfg_dropout=0.0)
+    with pytest.raises(ConfigError, match="cfg_dropout = 0"):
         model.sample(torch.zeros(3, 6), guidance=0.5)
     assert model.sample(torch.zeros(3, 6)).shape == (3, 1, 4)
 
@@ -828,12 +828,12 @@ def test_guidance_needs_a_model_trained_with_null_conditions():
     "settings, words",
     [
         (dict(parameterisation="score"), "unknown parameterisation 'score'"),
-        (dict(preference="bpr"), "unknown ranking loss"),
+        (dict(ranking_loss="bpr"), "unknown ranking loss"),
         (dict(schedule="quadratic"), "unknown schedule"),
         (dict(dispersive_variant="l2"), "unknown dispersive loss"),
         (dict(dispersive_sign="up"), "unknown sign"),
         (dict(p_terminal=2.0), "p_terminal"),
-        (dict(drop=1.0), "drop"),
+        (dict(cfg_dropout=1.0), "cfg_dropout"),
         (dict(tau=0.0), "tau"),
         (dict(negatives=0), "negatives"),
         (dict(denoising_weight=0.0), "all zero"),
@@ -852,7 +852,7 @@ def test_settings_are_frozen_and_known_to_the_signature():
     model = Diffusion(4, 6, hidden=16)
     with pytest.raises(FrozenInstanceError):
         model.settings.hidden = 8
-    names = [field.name for field in fields(DiffusionSettings)]
+    names = [field.name for field in fields(DiffusionConfig)]
     assert list(inspect.signature(Diffusion).parameters) == [
         "width",
         "condition",

@@ -150,7 +150,7 @@ def test_moves_of_the_explorers():
     From its move to a table and a picture that were never shown before.
     """
     records = Path(__file__).parents[2] / "nbs" / "experiments" / "records"
-    model = ContRec(preset(epochs=3)).fit(load_split("ml-100k"))
+    model = ContRec(preset(training={"epochs": 3})).fit(load_split("ml-100k"))
     compared = read_records(records / "compare")
     explorers = {
         "space": explore_space(model),
@@ -168,7 +168,7 @@ def test_moves_of_the_explorers():
             )
         # Without noise several samples make no sense
         if name == "playground":
-            move(explorer, "temperature", 1.0)
+            move(explorer, "noise_scale", 1.0)
         for key, control in explorer.controls.items():
             before, taken = control.value, []
             for value in positions(key, control):
@@ -200,11 +200,10 @@ def unfitted(backbone, split, **changes):
     model = ContRec(
         preset(
             "contrec",
-            backbone=backbone,
-            template="plain",
-            max_items=20,
-            precision="bf16",
             **changes,
+            backbone={"name": backbone},
+            prompt={"template": "plain", "max_items": 20},
+            training={"precision": "bf16"},
         )
     )
     model.split, model._ready, model._words = split, None, None

@@ -65,7 +65,9 @@ def test_training_reaches_what_it_reached(records):
 
 
 def test_the_bounds_would_notice_targets_that_collapse_without_a_ranking_term(records):
-    broken = runs(records, {"diffusion.preference": "none", "allow_collapse": True})
+    broken = runs(
+        records, {"diffusion.ranking_loss": "none", "training.allow_collapse": True}
+    )
     assert len(broken) >= 3
     for metric in METRICS:
         assert (broken[metric] < bounds(runs(records, STUDY.default)[metric])[0]).all()

@@ -14,12 +14,14 @@ from contrec import ContRec, leave_one_out, preset, read_items, read_log
 from contrec.ranking.metrics import per_user, summarise
 
 SETTINGS = dict(
-    epochs=4,
-    lr=1e-3,
-    tokenizer_epochs=20,
-    batch_size=31,
-    accumulate=2,
-    embedding_settings={"width": 16},
+    training={
+        "epochs": 4,
+        "lr": 1e-3,
+        "tokenizer_epochs": 20,
+        "batch_size": 31,
+        "accumulate": 2,
+    },
+    embedding={"width": 16},
     diffusion={"hidden": 32, "blocks": 1},
 )
 GRADIENT = '''
@@ -43,14 +45,14 @@ def step_gradient(split, accelerator=None, accumulate=1):
 
     contrec.diffusion.diffusion._normal = fixed_noise
     contrec.diffusion.diffusion.draw_times = lambda n, T, *_: torch.full((n,), T // 2)
-    quiet = {"hidden": 32, "blocks": 1, "drop": 0.0, "dispersive_weight": 0.0}
+    quiet = {"hidden": 32, "blocks": 1, "cfg_dropout": 0.0, "dispersive_weight": 0.0}
     model = ContRec(
         preset(
             "contrec",
-            template="both",
+            prompt={"template": "both"},
             diffusion=quiet,
-            tokenizer_settings={"sigma": 0.0},
-            backbone_settings={"dropout": 0.0},
+            tokenizer={"sigma": 0.0},
+            backbone={"dropout": 0.0},
         )
     )
     model.split = split
@@ -323,7 +325,7 @@ def test_accelerate_launches_the_command_line(world, tmp_path):
         read_log(world / "log.csv", items=read_items(world / "items.csv"))
     )
     one, two = (
-        ContRec(preset("contrec", epochs=4)).fit(split),
+        ContRec(preset("contrec", training={"epochs": 4})).fit(split),
         json.loads((tmp_path / "run" / "metrics.json").read_text())["systems"][
             "contrec"
         ],

@@ -28,10 +28,10 @@ AUDITED = (
 )
 KILLED = 137  # What a shell says of a process that was killed
 TINY = {
-    "epochs": 2,
-    "tokenizer_epochs": 2,
-    "embedding_settings.width": 8,
-    "embedding_settings.epochs": 2,
+    "training.epochs": 2,
+    "training.tokenizer_epochs": 2,
+    "embedding.width": 8,
+    "embedding.epochs": 2,
     "diffusion.hidden": 16,
     "diffusion.blocks": 1,
 }

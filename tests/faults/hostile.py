@@ -107,7 +107,7 @@ class Hostile(Area):
         name = pick(
             random, [str(folder), "someone/model", f"{folder}:1", "https://host/model"]
         )
-        rewrite(model, "config.json", {"backbone": name})
+        rewrite(model, "config.json", {"backbone": {"name": name}})
         return self.ask(model)
 
     def backbone_folder_code(self, place, marker, random):
@@ -156,9 +156,8 @@ class Hostile(Area):
             model,
             "config.json",
             {
-                "text_encoder": str(folder),
-                "text_score": "sentence",
-                "template": "reasoned",
+                "decoding": {"text_encoder": str(folder), "text_score": "sentence"},
+                "prompt": {"template": "reasoned"},
             },
         )
         return self.ask(model)

@@ -59,8 +59,8 @@ GRID = {
     "datasets": ["ml-100k"],
     "fixed": {"preset": "contrec"},
     "seeds": [0, 1],
-    "default": {"epochs": 2, "lr": 0.001},
-    "factors": {"epochs": [1, 3]},
+    "default": {"training.epochs": 2, "training.lr": 0.001},
+    "factors": {"training.epochs": [1, 3]},
     "mode": "each",
 }
 

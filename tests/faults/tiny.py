@@ -68,12 +68,9 @@ def write_world(folder: Path, seed: int = 0) -> Path:
 def use_tiny_presets() -> None:
     """Let presets of this process train in half a second, and draw without UMAP."""
     small = {
-        "epochs": 3,
-        "tokenizer_epochs": 3,
-        "windows": False,
-        "backbone_settings": {},
-        "embedding_settings": {"width": 8, "epochs": 2},
+        "embedding": {"width": 8, "epochs": 2},
         "diffusion": {"hidden": 16, "blocks": 1},
+        "training": {"epochs": 3, "tokenizer_epochs": 3, "windows": False},
     }
     presets = {
         name: contrec.recommender.config.PRESETS[name]

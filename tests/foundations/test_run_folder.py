@@ -82,6 +82,7 @@ def test_the_first_write_killed_at_any_point_leaves_a_folder_that_is_taken(tmp_p
         ({"format": 2}, "another format"),
         ({"split_sha256": "other"}, "another split"),
         ({"config": {"lr": 0.2, "seed": 0}}, "another config.lr"),
+        ({"config": {"lr": {"of": 1}, "seed": 0}}, "another config.lr"),
         ({"dataset": "y"}, "another dataset"),
     ],
 )
@@ -234,7 +235,7 @@ def run(folder, split, resume):
     """What `contrec run` does with a run's folder, without its baselines and its
     report.
     """
-    model = ContRec(tiny(tokenizer_epochs=1))
+    model = ContRec(tiny(training={"tokenizer_epochs": 1}))
     model.check(split)
     with run_lock(folder):
         claim_run(

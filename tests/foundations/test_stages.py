@@ -127,10 +127,8 @@ def test_a_training_that_diverges_says_which_loss_or_input_and_step(small_split,
     ):
         ContRec(
             preset(
-                epochs=1,
-                tokenizer_epochs=5,
-                embedding_settings={"width": 16},
+                training={"epochs": 1, "tokenizer_epochs": 5, "lr": lr},
+                embedding={"width": 16},
                 diffusion={"hidden": 32, "blocks": 1},
-                lr=lr,
             )
         ).fit(small_split)

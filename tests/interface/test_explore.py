@@ -65,13 +65,11 @@ def split(small_split):
 
 def fitted(split, config=None, **diffusion):
     small = dict(
-        epochs=4,
-        lr=1e-2,
-        tokenizer_epochs=10,
-        embedding_settings={"width": 8},
-        tokenizer_settings={"width": 8},
+        training={"epochs": 4, "lr": 1e-2, "tokenizer_epochs": 10},
+        embedding={"width": 8},
+        tokenizer={"width": 8},
         diffusion={"hidden": 16, "blocks": 1, **diffusion},
-        backbone_settings={"hidden": 8},
+        backbone={"hidden": 8},
     )
     config = preset("contrec-basic", **small | (config or {}))
     return ContRec(config).fit(split)
@@ -213,10 +211,10 @@ def test_every_control_can_be_moved(explorables, name):
     thing = explorables[name]
     explorer = Explorer(thing.view, thing.controls())
     # Without noise several samples make no sense
-    if "temperature" in explorer.controls:
-        explorer.controls["temperature"].value = 1.0
+    if "noise_scale" in explorer.controls:
+        explorer.controls["noise_scale"].value = 1.0
     for key, control in explorer.controls.items():
-        if key == "temperature":
+        if key == "noise_scale":
             continue
         before = control.value
         for value in other_values(key, control):
@@ -644,7 +642,7 @@ def test_noise_falls_from_all_to_none(explorables, split):
 
 
 def test_guidance_only_where_it_was_trained(split, explorables):
-    blind = fitted(split, drop=0.0)
+    blind = fitted(split, cfg_dropout=0.0)
     assert (
         "guidance" in explorables["denoising"].controls()
         and "guidance" in explorables["playground"].controls()
@@ -653,7 +651,7 @@ def test_guidance_only_where_it_was_trained(split, explorables):
         "guidance" not in Denoising(blind).controls()
         and "guidance" not in Playground(blind).controls()
     )
-    with pytest.raises(ConfigError, match="drop = 0"):
+    with pytest.raises(ConfigError, match="cfg_dropout = 0"):
         Denoising(blind).view(split.user_ids[0], guidance=1.0)
 
 
@@ -700,14 +698,11 @@ def test_the_older_part_of_a_history_still_counts(model, split):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"template": "profile"},
-        {"template": "explained", "temperature": 1.0},
+        {"prompt": {"template": "profile"}},
+        {"prompt": {"template": "explained"}, "decoding": {"noise_scale": 1.0}},
         {
-            "text_score": "sentence",
-            "text_encoder": None,
-            "epochs": 12,
-            "lm_weight": 5.0,
-            "batch_size": 4,
+            "decoding": {"text_score": "sentence", "text_encoder": None},
+            "training": {"epochs": 12, "lm_weight": 5.0, "batch_size": 4},
         },
     ],
     ids=str,
@@ -717,7 +712,9 @@ def test_a_models_own_words_give_its_own_list(split, settings):
     score.
     """
     model = fitted(
-        split, config={"text_score": "likelihood", "text_weight": 0.7} | settings
+        split,
+        config={"decoding": {"text_score": "likelihood", "text_weight": 0.7}}
+        | settings,
     )
     playground = Playground(model)
     c = model.config
@@ -764,7 +761,7 @@ def test_a_history_is_read_once_whatever_else_moves(model, split, monkeypatch):
     playground = Playground(model)
     explorer = Explorer(playground.view, playground.controls())
     del read[:]
-    explorer.controls["temperature"].value = 1.0
+    explorer.controls["noise_scale"].value = 1.0
     for key, value in (
         ("seed", 3),
         ("samples", 4),
@@ -785,7 +782,7 @@ def test_a_history_is_read_once_whatever_else_moves(model, split, monkeypatch):
         ("samples", 2),
         ("guidance", 2.0),
         ("steps", 3),
-        ("temperature", 0.5),
+        ("noise_scale", 0.5),
     ):
         explorer.controls[key].value = value
     assert read == []
@@ -806,7 +803,7 @@ def test_settings_change_the_list_and_not_the_model(explorables, model, split):
     config = model.config
     plain = playground.view(user).table
     lists = {
-        tuple(playground.view(user, samples=1, temperature=1.0, seed=s).table["title"])
+        tuple(playground.view(user, samples=1, noise_scale=1.0, seed=s).table["title"])
         for s in range(4)
     }
     assert len(lists) > 1 and model.config is config
@@ -843,9 +840,9 @@ def test_trap_15_words_help_what_they_speak_for(explorables):
 
 
 def test_with_decoding_shares_the_network_and_refuses_training(model, split):
-    other = model.with_decoding(samples=4, temperature=1.0)
-    assert other.network is model.network and model.config.samples == 1
-    warmer = model.with_decoding(similarity_temperature=0.5)
+    other = model.with_decoding(samples=4, noise_scale=1.0)
+    assert other.network is model.network and model.config.decoding.samples == 1
+    warmer = model.with_decoding(tau=0.5)
     rows = split.histories("test").take(np.arange(5))
     # One sample: cosine / tau
     np.testing.assert_allclose(
@@ -854,7 +851,7 @@ def test_with_decoding_shares_the_network_and_refuses_training(model, split):
     for name in "epochs", "max_items", "tokenizer", "nonsense":
         with pytest.raises(ConfigError, match=name):
             model.with_decoding(**{name: 3})
-    with pytest.raises(ConfigError, match="temperature 0"):
+    with pytest.raises(ConfigError, match="noise scale 0"):
         model.with_decoding(samples=4)
 
 
@@ -947,7 +944,7 @@ BAD = {
     "steps": ("denoising", dict(user="u1", steps=10**4), ConfigError, "10000"),
     "empty": ("playground", dict(user="", history=()), DataError, "empty"),
     "item": ("playground", dict(user="u1", history=("x",)), DataError, "called 'x'"),
-    "samples": ("playground", dict(user="u1", samples=3), ConfigError, "temperature 0"),
+    "samples": ("playground", dict(user="u1", samples=3), ConfigError, "noise scale 0"),
     "data": ("records", dict(data="x"), ConfigError, "no records of 'x'"),
     "default": (
         "ablation",

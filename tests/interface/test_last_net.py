@@ -515,18 +515,19 @@ def test_a_library_that_is_missing_ends_in_a_line(arguments):
 
 def test_help_lists_the_names_that_options_accept(capsys):
     from contrec.data.datasets import DATASETS
-    from contrec.recommender.config import EMBEDDINGS, PRESETS
+    from contrec.foundations.registry import names
+    from contrec.recommender.config import PRESETS
     from contrec.studies.systems import FUSED, SYSTEMS
 
     expected = {
-        "run": [*DATASETS, *EMBEDDINGS, *PRESETS],
+        "run": [*DATASETS, *names("embedding"), *PRESETS],
         "compare": [*SYSTEMS, *FUSED],
     }
-    for command_name, names in expected.items():
+    for command_name, shown in expected.items():
         with pytest.raises(SystemExit):
             cli.main([command_name, "--help"])
         page = re.sub(r"\s+", "", capsys.readouterr().out)
-        assert all(re.sub(r"\s+", "", name) in page for name in names)
+        assert all(re.sub(r"\s+", "", name) in page for name in shown)
         assert "<" not in page
 
 

@@ -25,11 +25,10 @@ from contrec.studies.tiger import TIGER
 
 SHORT = {"epochs": 1, "width": 16}
 SMALL_CONTREC = {
-    "embedding_settings": {"width": 16},
-    "tokenizer_epochs": 5,
+    "embedding": {"width": 16},
+    "training": {"tokenizer_epochs": 5, "epochs": 1},
     "diffusion": {"hidden": 32, "blocks": 1},
-    "epochs": 1,
-    "steps": 2,
+    "decoding": {"steps": 2},
 }
 MAKERS = {
     Popularity: Popularity,

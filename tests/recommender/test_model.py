@@ -22,18 +22,17 @@ from contrec.recommender.network import Network, running_mean
 from contrec.tokenizer.sigma_vae import latents
 
 SHORT = dict(
-    epochs=2,
-    tokenizer_epochs=20,
-    embedding_settings={"width": 16},
+    training={"epochs": 2, "tokenizer_epochs": 20},
+    embedding={"width": 16},
     diffusion={"hidden": 32, "blocks": 1},
 )
 
 
 def short(name="contrec", **changes):
-    settings = dict(SHORT)
-    if PRESETS[name].embedding == "lightgcn":
-        settings["embedding_settings"] = {"width": 16, "epochs": 3}
-    return preset(name, **settings | changes)
+    config = preset(name, **SHORT)
+    if config.embedding.kind == "lightgcn":
+        config = config.replace(embedding={"epochs": 3})
+    return config.replace(**changes)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,9 @@ def test_it_keeps_the_contract_of_every_recommender(model, small_split):
 
 @pytest.mark.parametrize("name", ["deftrec", "contrec-paper"])
 def test_the_presets_are_the_same_parts(small_split, name):
-    found = ContRec(short(name, epochs=1, steps=5)).fit(small_split)
+    found = ContRec(short(name, training={"epochs": 1}, decoding={"steps": 5})).fit(
+        small_split
+    )
     ranked = found.rank(small_split.histories("test"), 10)
     assert (
         ranked.ids.shape == (small_split.n_users, 10)
@@ -127,7 +128,9 @@ def test_trap_09_no_leak_for_every_template(small_split, template, training):
     Another answer is learnt, another vector is aimed at, and every condition stays,
     also where the model answers first.
     """
-    model = untrained(small_split, template=template, tokenizer_settings={"tokens": 2})
+    model = untrained(
+        small_split, prompt={"template": template}, tokenizer={"tokens": 2}
+    )
     histories = small_split.train.take(np.arange(20)).last(6)
     other = Ragged(histories.values.copy(), histories.offsets)
     other.values[other.offsets[1:] - 1] = (
@@ -153,7 +156,7 @@ def test_reason_then_recommend_reads_behind_the_models_own_answer(small_split):
     """`state` equals reading the prompt and the generated words in one go, and differs
     from a state without words.
     """
-    model = untrained(small_split, template="reasoned")
+    model = untrained(small_split, prompt={"template": "reasoned"})
     network, histories = model.network, small_split.train.take(np.arange(12))
     with torch.no_grad():
         torch.nn.init.zeros_(network.user_adapter.weight)
@@ -173,7 +176,7 @@ def test_reason_then_recommend_reads_behind_the_models_own_answer(small_split):
 
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_a_latent_fed_back_is_the_items_own_tokens(small_split, tokens):
-    network = untrained(small_split, tokenizer_settings={"tokens": tokens}).network
+    network = untrained(small_split, tokenizer={"tokens": tokens}).network
     with torch.no_grad():
         catalogue = network.catalogue()
         torch.testing.assert_close(
@@ -194,7 +197,7 @@ def test_the_token_that_is_fed_back_is_read(small_split):
     """Under `explained`, the likelihood of an answer depends on the token in the slot,
     and equals that of the item itself for the item's tokens.
     """
-    model = untrained(small_split, template="explained")
+    model = untrained(small_split, prompt={"template": "explained"})
     network, histories = model.network, small_split.train.take(np.arange(4))
     with torch.no_grad():
         catalogue = network.catalogue()
@@ -222,12 +225,9 @@ def explained(small_split):
     return ContRec(
         short(
             "contrec-basic",
-            template="explained",
-            epochs=30,
-            batch_size=16,
-            lr=5e-3,
-            lm_weight=1.0,
-            backbone_settings={"dropout": 0.0},
+            prompt={"template": "explained"},
+            training={"epochs": 30, "batch_size": 16, "lr": 5e-3, "lm_weight": 1.0},
+            backbone={"dropout": 0.0},
         )
     ).fit(small_split)
 
@@ -304,7 +304,7 @@ def test_lambda_is_chosen_on_validation_and_saved(explained, small_split, tmp_pa
     model = explained.with_decoding(text_score="likelihood")
     choice = model.choose_text_weight()
     assert (
-        model.config.text_weight == choice.weight
+        model.config.decoding.text_weight == choice.weight
         and set(choice.curve) >= {0.0, 1.0}
         and choice.curve[choice.weight] == max(choice.curve.values())
     )
@@ -313,7 +313,8 @@ def test_lambda_is_chosen_on_validation_and_saved(explained, small_split, tmp_pa
     again.split = elsewhere
     # the test items have no say
     assert (
-        again.with_decoding(text_score="likelihood").config.text_weight == choice.weight
+        again.with_decoding(text_score="likelihood").config.decoding.text_weight
+        == choice.weight
     )
     model.save_pretrained(tmp_path)
     loaded = ContRec.from_pretrained(tmp_path)
@@ -331,8 +332,7 @@ def test_an_item_without_categories_is_neither_preferred_nor_lost(small_split):
     ]
     model = untrained(
         dataclasses.replace(small_split, items=items),
-        text_score="likelihood",
-        text_weight=1.0,
+        decoding={"text_score": "likelihood", "text_weight": 1.0},
     )
     histories = small_split.train.take(np.arange(5))
     _, _, preference = model.generate(histories)
@@ -360,7 +360,15 @@ def test_a_shorter_memory_ends_at_the_same_place(small_split):
     """
     rows = []
     found = ContRec(
-        short(epochs=4, accumulate=4, checkpointing=True, precision="bf16", ema=0.9)
+        short(
+            training={
+                "epochs": 4,
+                "accumulate": 4,
+                "checkpointing": True,
+                "precision": "bf16",
+                "ema": 0.9,
+            }
+        )
     ).fit(small_split, log=rows.append)
     kind = np.array([c[0] == "odd" for c in small_split.items["categories"]])
     likes_odd = np.array([int(u[1:]) % 2 == 1 for u in small_split.user_ids])
@@ -402,12 +410,9 @@ def test_a_pretrained_backbone_trains_saves_and_loads(small_split, tmp_path, tem
             return super()._validate(accelerator)
 
     config = short(
-        backbone=str(tmp_path / "llm"),
-        template=template,
-        epochs=3,
-        checkpointing=True,
-        ema=0.9,
-        accumulate=2,
+        backbone={"name": str(tmp_path / "llm")},
+        prompt={"template": template},
+        training={"epochs": 3, "checkpointing": True, "ema": 0.9, "accumulate": 2},
     )
     model, killed = ContRec(config).fit(small_split), Killed(config)
     killed._die = 0
@@ -433,7 +438,10 @@ def test_trap_23_precision_follows_the_device_and_accelerate(small_split):
     class Told:
         mixed_precision = "bf16"
 
-    plain, half = untrained(small_split), untrained(small_split, precision="bf16")
+    plain, half = (
+        untrained(small_split),
+        untrained(small_split, training={"precision": "bf16"}),
+    )
     assert (
         plain._precision() == torch.float32
         and plain._precision(Told())
@@ -441,7 +449,10 @@ def test_trap_23_precision_follows_the_device_and_accelerate(small_split):
         == half._precision()
         == half.network.backbone.precision
     )
-    assert untrained(small_split, precision="fp32")._precision(Told()) == torch.float32
+    assert (
+        untrained(small_split, training={"precision": "fp32"})._precision(Told())
+        == torch.float32
+    )
     Told.mixed_precision = "fp8"
     with pytest.raises(ConfigError, match="fp8"):
         plain._precision(Told())
@@ -449,7 +460,10 @@ def test_trap_23_precision_follows_the_device_and_accelerate(small_split):
 
 def test_sixteen_bits_are_those_of_the_whole_training(small_split):
     losses, kinds = [], []
-    for model in (untrained(small_split), untrained(small_split, precision="bf16")):
+    for model in (
+        untrained(small_split),
+        untrained(small_split, training={"precision": "bf16"}),
+    ):
         first = next(
             part
             for part in model.network.diffusion.denoiser.modules()
@@ -530,7 +544,7 @@ def test_the_user_vector_is_the_decayed_mean_so_far():
 
 
 def test_running_users_with_several_memories(small_split, tmp_path):
-    model = untrained(small_split, running_decays=[1.0, 0.5])
+    model = untrained(small_split, prompt={"user_decays": [1.0, 0.5]})
     histories = small_split.train.take(np.array([0]))
     network, catalogue = model.network, model.network.catalogue()
     assert network.user_adapter.in_features == 2 * network.tokenizer.width
@@ -539,7 +553,7 @@ def test_running_users_with_several_memories(small_split, tmp_path):
         network.user_adapter.weight[:, network.tokenizer.width :] = 0
     # the second user was heard
     assert not torch.allclose(before, network.state(histories, catalogue))
-    one = untrained(small_split, running_decays=[1.0])
+    one = untrained(small_split, prompt={"user_decays": [1.0]})
     with torch.no_grad():
         one.network.load_state_dict(
             network.state_dict()
@@ -554,7 +568,9 @@ def test_running_users_with_several_memories(small_split, tmp_path):
         one.network.state(histories, one.network.catalogue()),
         network.state(histories, catalogue),
     )
-    fitted = ContRec(short(running_decays=[1.0, 0.5], epochs=1)).fit(small_split)
+    fitted = ContRec(
+        short(prompt={"user_decays": [1.0, 0.5]}, training={"epochs": 1})
+    ).fit(small_split)
     fitted.save_pretrained(tmp_path / "kept")
     again = ContRec.from_pretrained(tmp_path / "kept")
     assert again.config == fitted.config and np.array_equal(
@@ -570,10 +586,8 @@ def test_vectors_side_by_side(small_split, tmp_path):
     side, alone = (
         ContRec(
             short(
-                embedding=e,
-                embedding_settings={"width": 8, "epochs": 1},
-                epochs=1,
-                fine_tune=False,
+                embedding={"kind": e, "width": 8, "epochs": 1},
+                training={"epochs": 1, "fine_tune": False},
             )
         )
         for e in ("linear+sasrec", "sasrec")
@@ -592,7 +606,7 @@ def test_vectors_side_by_side(small_split, tmp_path):
 
 
 def test_trap_10_gradients_reach_backbone_tokenizer_and_vectors(small_split):
-    model = ContRec(short(epochs=1)).fit(small_split)
+    model = ContRec(short(training={"epochs": 1})).fit(small_split)
     network = model.network.train()
     network.zero_grad()
     network.loss(small_split.train.take(np.arange(8))).total.backward()
@@ -663,7 +677,7 @@ def step_losses(network, histories, accumulate, shares=True):
     )
 
 
-QUIET = dict(tokenizer_settings={"sigma": 0.0}, backbone_settings={"dropout": 0.0})
+QUIET = dict(tokenizer={"sigma": 0.0}, backbone={"dropout": 0.0})
 
 
 @pytest.mark.parametrize("preference", ["softmax", "none"])
@@ -679,16 +693,16 @@ def test_a_step_means_the_same_in_any_number_of_parts(
     split = uneven_split()
     histories = split.train.take(np.argsort(split.train.lengths, kind="stable"))
     terms = {
-        "preference": preference,
+        "ranking_loss": preference,
         "dispersive_weight": 0.0,
         "denoising_weight": 1.0,
     }
     model = untrained(
         split,
-        template=template,
-        targets="stop_gradient",
-        diffusion=SHORT["diffusion"] | terms,
         **QUIET,
+        prompt={"template": template},
+        training={"targets": "stop_gradient"},
+        diffusion=terms,
     )
     logged, whole = step_losses(model.network, histories, 1, shares=False)
     assert logged["lm"] > 0
@@ -702,7 +716,7 @@ def test_a_step_means_the_same_in_any_number_of_parts(
 
 def test_the_counts_are_those_of_the_prompts():
     split = uneven_split()
-    network = untrained(split, template="both", max_items=5).network
+    network = untrained(split, prompt={"template": "both", "max_items": 5}).network
     counts, batch = (
         network.counts(split.train),
         network.prompts.batch(
@@ -738,7 +752,9 @@ def test_terms_over_pairs_see_their_part_only(without_draws):
 
 
 def test_items_with_a_scale_of_their_own(small_split, tmp_path):
-    found = ContRec(short(item_scale=True, item_lr=5.0)).fit(small_split)
+    found = ContRec(short(training={"item_scale": True, "item_lr": 5.0})).fit(
+        small_split
+    )
     network, histories = found.network, small_split.histories("test")
     assert network.log_scale.abs().mean() > 1e-3, "the scale does not learn"
     check_recommender(found, small_split)
@@ -778,7 +794,16 @@ def test_items_have_no_scale_unless_asked(model):
 
 def test_what_belongs_to_items_learns_at_its_own_rate(small_split):
     slow, fast = (
-        ContRec(short(epochs=1, item_scale=True, item_lr=factor, ema=None))
+        ContRec(
+            short(
+                training={
+                    "epochs": 1,
+                    "item_scale": True,
+                    "item_lr": factor,
+                    "ema": None,
+                }
+            )
+        )
         .fit(small_split)
         .network
         for factor in (1.0, 5.0)
@@ -804,17 +829,21 @@ def test_windows_of_long_histories_all_train(small_split):
                 return original(network, loss, n_rows, **how)
 
             patch.setattr(contrec.recommender.contrec, "train", watched)
-            ContRec(short(epochs=1, max_items=4, **changes)).fit(small_split)
+            ContRec(
+                short(training={"epochs": 1}, prompt={"max_items": 4}).replace(
+                    **changes
+                )
+            ).fit(small_split)
         return seen[-1]
 
-    assert predictions(windows=False) == small_split.n_users
-    assert predictions(windows=True) == sum(
+    assert predictions(training={"windows": False}) == small_split.n_users
+    assert predictions(training={"windows": True}) == sum(
         -(-(n - 1) // 4) for n in small_split.train.lengths
     )
 
 
 def test_frozen_mode_leaves_tokenizer_and_vectors_alone(small_split):
-    frozen = ContRec(short(fine_tune=False, epochs=2))
+    frozen = ContRec(short(training={"fine_tune": False, "epochs": 2}))
     before = {}
     original = ContRec._train
 
@@ -859,7 +888,7 @@ def latents_before_and_after(split, **changes):
 @pytest.mark.parametrize("targets", TARGETS)
 def test_targets_are_frozen_or_follow_or_learn(small_split, targets):
     model, (tokens, aims), (moved, after) = latents_before_and_after(
-        small_split, targets=targets
+        small_split, training={"targets": targets}
     )
     network = model.network.train()
     torch.testing.assert_close(tokens, aims)
@@ -881,7 +910,7 @@ def test_the_targets_gradient_is_all_that_differs(small_split):
     """The same numbers forward; backward, a stopped target is a constant."""
     losses, gradients = [], []
     for targets in ("learned", "stop_gradient"):
-        network = untrained(small_split, targets=targets).network.train()
+        network = untrained(small_split, training={"targets": targets}).network.train()
         with seeded(0):
             loss = network.loss(small_split.train.take(np.arange(16)))
         loss.total.backward()
@@ -892,23 +921,22 @@ def test_the_targets_gradient_is_all_that_differs(small_split):
 
 @pytest.mark.parametrize("name", ["contrec", "contrec-basic"])
 def test_the_presets_that_rank_let_their_targets_learn(name):
-    assert (
-        preset(name).fine_tune
-        and preset(name).targets == "learned"
-        and preset(name).tokenizer_weight == 0
-    )
-    assert (
-        not preset("contrec-paper").fine_tune
-        and preset("contrec-paper").targets == preset("deftrec").targets == "frozen"
-    )
+    training = preset(name).training
+    assert training.fine_tune and training.targets == "learned"
+    assert training.tokenizer_weight == 0
+    for paper in ("contrec-paper", "deftrec"):
+        training = preset(paper).training
+        assert not training.fine_tune and training.targets == "frozen"
 
 
 def test_frozen_targets_are_saved_fed_back_and_joined_by_new_items(
     small_split, tmp_path
 ):
-    model = ContRec(short(targets="frozen", epochs=1, text_encoder=None)).fit(
-        small_split
-    )
+    model = ContRec(
+        short(
+            training={"targets": "frozen", "epochs": 1}, decoding={"text_encoder": None}
+        )
+    ).fit(small_split)
     histories = small_split.histories("test")
     model.save_pretrained(tmp_path / "m")
     np.testing.assert_array_equal(
@@ -930,7 +958,7 @@ def test_frozen_targets_are_saved_fed_back_and_joined_by_new_items(
 def test_joint_training_resumes_exactly_with_every_kind_of_target(
     small_split, tmp_path, targets
 ):
-    settings = dict(targets=targets, tokenizer_weight=0.5, epochs=3)
+    settings = dict(training={"targets": targets, "tokenizer_weight": 0.5, "epochs": 3})
     whole = ContRec(short(**settings)).fit(small_split)
 
     def killer(row):
@@ -972,7 +1000,14 @@ def test_the_tokenizers_own_loss_keeps_it_able_to_decode(small_split):
         rows = []
         models.append(
             Watched(
-                short(tokenizer_weight=weight, epochs=6, tokenizer_epochs=100, lr=5e-3)
+                short(
+                    training={
+                        "tokenizer_weight": weight,
+                        "epochs": 6,
+                        "tokenizer_epochs": 100,
+                        "lr": 5e-3,
+                    }
+                )
             ).fit(small_split, log=rows.append)
         )
         logs.append([row for row in rows if row["stage"] == "recommender"])
@@ -986,7 +1021,7 @@ def test_the_tokenizers_own_loss_keeps_it_able_to_decode(small_split):
 
 def test_a_variational_tokenizer_keeps_its_learned_noise_in_joint_training(small_split):
     network = untrained(
-        small_split, tokenizer="VAE", tokenizer_settings={"width": 8, "tokens": 2}
+        small_split, tokenizer={"kind": "VAE", "width": 8, "tokens": 2}
     ).network
     x = network.tokenizer.standard(network.inputs)
     with torch.no_grad():
@@ -1014,30 +1049,38 @@ def test_targets_that_collapse_stop_the_training(small_split):
 
     The same training with stopped targets goes through.
     """
-    weak = {"preference_weight": 1e-9, "denoising_weight": 1.0}
-    settings = dict(diffusion=SHORT["diffusion"] | weak, epochs=40, lr=2e-2, ema=None)
+    weak = {"ranking_weight": 1e-9, "denoising_weight": 1.0}
+    settings = dict(
+        diffusion=weak,
+        training={"epochs": 40, "lr": 2e-2, "ema": None},
+    )
     with pytest.raises(
         TrainingError,
         match="the targets collapsed: effective rank .* mean cosine .*stop_gradient",
     ):
         ContRec(short(**settings)).fit(small_split)
-    ContRec(short(**settings | {"epochs": 10, "targets": "stop_gradient"})).fit(
-        small_split
-    )
-    ContRec(short(**settings | {"epochs": 10, "allow_collapse": True})).fit(small_split)
+    ContRec(
+        short(**settings).replace(training={"epochs": 10, "targets": "stop_gradient"})
+    ).fit(small_split)
+    ContRec(
+        short(**settings).replace(training={"epochs": 10, "allow_collapse": True})
+    ).fit(small_split)
 
 
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"diffusion": {"preference": "none"}}, "collapse.*frozen or stop_gradient"),
+        ({"diffusion": {"ranking_loss": "none"}}, "collapse.*frozen or stop_gradient"),
         (
-            {"diffusion": {"preference_weight": 0.0}},
+            {"diffusion": {"ranking_weight": 0.0}},
             "collapse.*frozen or stop_gradient",
         ),
-        ({"targets": "moving"}, "unknown kind of targets 'moving'"),
-        ({"fine_tune": False, "tokenizer_weight": 1.0}, "fine_tune is off"),
-        ({"tokenizer_weight": -1.0}, "tokenizer_weight"),
+        ({"training": {"targets": "moving"}}, "unknown kind of targets 'moving'"),
+        (
+            {"training": {"fine_tune": False, "tokenizer_weight": 1.0}},
+            "fine_tune is off",
+        ),
+        ({"training": {"tokenizer_weight": -1.0}}, "tokenizer_weight"),
     ],
 )
 def test_targets_that_cannot_work_are_refused(changes, words):
@@ -1047,17 +1090,13 @@ def test_targets_that_cannot_work_are_refused(changes, words):
 
 def test_what_is_refused_can_be_told_explicitly():
     for changes in (
-        {"targets": "frozen"},
-        {"targets": "stop_gradient"},
-        {"fine_tune": False},
-        {"allow_collapse": True},
+        {"training": {"targets": "frozen"}},
+        {"training": {"targets": "stop_gradient"}},
+        {"training": {"fine_tune": False}},
+        {"training": {"allow_collapse": True}},
     ):
-        assert (
-            preset("contrec", diffusion={"preference": "none"}, **changes).diffusion[
-                "preference"
-            ]
-            == "none"
-        )
+        config = preset("contrec", **changes, diffusion={"ranking_loss": "none"})
+        assert config.diffusion.ranking_loss == "none"
 
 
 def test_a_dispersive_loss_at_its_floor_is_said_once(small_split):
@@ -1068,7 +1107,7 @@ def test_a_dispersive_loss_at_its_floor_is_said_once(small_split):
         "dispersive_weight": 50.0,
         "dispersive_tau": 0.01,
     }
-    ContRec(short(diffusion=SHORT["diffusion"] | published, epochs=4)).fit(
+    ContRec(short(diffusion=published, training={"epochs": 4})).fit(
         small_split, report=said.append, log=rows.append
     )
     acting = [row["acting_pairs"] for row in rows if row["stage"] == "recommender"]
@@ -1082,7 +1121,9 @@ def test_a_dispersive_loss_at_its_floor_is_said_once(small_split):
     )
     said.clear()
     rows.clear()
-    ContRec(short(epochs=4)).fit(small_split, report=said.append, log=rows.append)
+    ContRec(short(training={"epochs": 4})).fit(
+        small_split, report=said.append, log=rows.append
+    )
     assert (
         not any("floor" in line for line in said)
         and min(row["acting_pairs"] for row in rows if row["stage"] == "recommender")
@@ -1106,7 +1147,7 @@ def test_trap_02_the_pretrained_tokenizer_is_the_one_in_use(small_split, tmp_pat
                 )
             return super()._train(*a)
 
-    Watched(short(tokenizer_epochs=200, epochs=1)).fit(small_split)
+    Watched(short(training={"tokenizer_epochs": 200, "epochs": 1})).fit(small_split)
     assert seen["trained"] < 0.6
 
 
@@ -1133,7 +1174,9 @@ def test_trap_23_runs_without_cuda(model):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 @pytest.mark.parametrize("name", PRESETS)
 def test_it_trains_on_a_gpu(name, small_split):
-    model = ContRec(short(name, precision="fp32"), "cuda").fit(small_split)
+    model = ContRec(short(name, training={"precision": "fp32"}), "cuda").fit(
+        small_split
+    )
     check_recommender(model, small_split)
     assert {p.device.type for p in model.network.parameters()} == {"cuda"}
 
@@ -1170,7 +1213,9 @@ def test_held_out_items_do_not_change_what_is_learnt(small_split):
 
 
 def test_sampling_is_deterministic_and_a_set_is_not_a_mean(small_split):
-    many = ContRec(short(samples=8, temperature=1.0, epochs=1)).fit(small_split)
+    many = ContRec(
+        short(decoding={"samples": 8, "noise_scale": 1.0}, training={"epochs": 1})
+    ).fit(small_split)
     histories = small_split.histories("test")
     assert np.array_equal(many.score(histories), many.score(histories))
     network, catalogue = many.network, many.network.catalogue()
@@ -1183,37 +1228,46 @@ def test_sampling_is_deterministic_and_a_set_is_not_a_mean(small_split):
 @pytest.mark.parametrize(
     "changes, word",
     [
-        ({"embedding": "word2vec"}, "word2vec"),
-        ({"embedding": "linear+word2vec"}, "word2vec"),
+        ({"embedding": {"kind": "word2vec"}}, "word2vec"),
+        ({"embedding": {"kind": "linear+word2vec"}}, "word2vec"),
         (
-            {"embedding_settings": {"layers": 2}, "embedding": "linear"},
-            "'layers' of linear",
+            {"embedding": {"layers": 2, "kind": "linear"}},
+            "'embedding.layers' of linear",
         ),
-        ({"tokenizer": "BPE"}, "BPE"),
-        ({"template": "x"}, "'x'"),
-        ({"samples": 4}, "temperature"),
+        ({"tokenizer": {"kind": "BPE"}}, "BPE"),
+        ({"prompt": {"template": "x"}}, "'x'"),
+        ({"decoding": {"samples": 4}}, "noise scale 0"),
         ({"speed": 3}, "speed"),
-        ({"epochs": 0}, "epochs"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"accumulate": 0}, "accumulate"),
-        ({"accumulate": 33}, "33 parts"),
-        ({"ema": 1.0}, "ema is 1.0"),
-        ({"precision": "fp8"}, "fp8"),
-        ({"text_score": "vibes"}, "vibes"),
-        ({"text_weight": -1.0}, "text_weight"),
-        ({"index": "annoy"}, "annoy"),
-        ({"index": "hnsw", "text_score": "likelihood"}, "hnsw"),
-        ({"template": "profile", "running_user": False}, "profile"),
+        ({"training": {"epochs": 0}}, "epochs"),
+        ({"training": {"batch_size": 0}}, "batch_size"),
+        ({"training": {"accumulate": 0}}, "accumulate"),
+        ({"training": {"accumulate": 33}}, "33 parts"),
+        ({"training": {"ema": 1.0}}, "ema is 1.0"),
+        ({"training": {"precision": "fp8"}}, "fp8"),
+        ({"decoding": {"text_score": "vibes"}}, "vibes"),
+        ({"decoding": {"text_weight": -1.0}}, "text_weight"),
+        ({"retrieval": {"index": "annoy"}}, "annoy"),
         (
-            {"item_scale": True, "diffusion": {"preference": "centroid"}},
-            "preference is 'centroid'",
+            {"retrieval": {"index": "hnsw"}, "decoding": {"text_score": "likelihood"}},
+            "hnsw",
         ),
-        ({"item_lr": 0.0}, "item_lr is 0.0"),
-        ({"item_lr": 2.0, "fine_tune": False}, "neither learns"),
-        ({"running_decays": []}, "at least one"),
-        ({"running_decays": [1.0, 0.0]}, "above 0"),
-        ({"running_decays": [0.5, 0.5]}, "different"),
-        ({"running_decays": [0.5], "running_user": False}, "running_user is off"),
+        ({"prompt": {"template": "profile", "user_token": False}}, "profile"),
+        (
+            {
+                "training": {"item_scale": True},
+                "diffusion": {"ranking_loss": "centroid"},
+            },
+            "ranking_loss is 'centroid'",
+        ),
+        ({"training": {"item_lr": 0.0}}, "item_lr is 0.0"),
+        ({"training": {"item_lr": 2.0, "fine_tune": False}}, "neither learns"),
+        ({"prompt": {"user_decays": []}}, "at least one"),
+        ({"prompt": {"user_decays": [1.0, 0.0]}}, "above 0"),
+        ({"prompt": {"user_decays": [0.5, 0.5]}}, "different"),
+        (
+            {"prompt": {"user_decays": [0.5], "user_token": False}},
+            "prompt.user_token is off",
+        ),
     ],
 )
 def test_settings_that_make_no_sense(changes, word):
@@ -1230,7 +1284,7 @@ def test_a_log_without_anything_to_predict():
     )
     split = leave_one_out(from_frame(log, name="short"), core=1)
     with pytest.raises(DataError):
-        ContRec(short(embedding_settings={"width": 2})).fit(split)
+        ContRec(short(embedding={"width": 2})).fit(split)
 
 
 def test_a_kept_model_is_trained_once_and_belongs_to_its_settings(
@@ -1241,17 +1295,19 @@ def test_a_kept_model_is_trained_once_and_belongs_to_its_settings(
         ContRec, "fit", lambda self, *given: trained.append(1) or fit(self, *given)
     )
     first = ContRec.fitted(short(), small_split, tmp_path / "kept")
-    again = ContRec.fitted(short(guidance=1.0), small_split, tmp_path / "kept")
+    again = ContRec.fitted(
+        short(decoding={"guidance": 1.0}), small_split, tmp_path / "kept"
+    )
     assert len(trained) == 1 and [p.name for p in tmp_path.iterdir()] == ["kept"]
     histories = small_split.histories("test")
     assert (
         np.array_equal(
             first.score(histories), again.with_decoding(guidance=0.0).score(histories)
         )
-        and again.config.guidance == 1.0
+        and again.config.decoding.guidance == 1.0
     )
     for config, split, word in (
-        (short(lr=0.1), small_split, "another lr"),
+        (short(training={"lr": 0.1}), small_split, "another training.lr"),
         (short(seed=1), small_split, "another seed"),
         (short(), dataclasses.replace(small_split, sha256="0"), "another split"),
     ):
@@ -1301,13 +1357,13 @@ def new_items(names):
     )
 
 
-@pytest.mark.parametrize("changes", [{}, {"item_scale": True}])
+@pytest.mark.parametrize("changes", [{}, {"training": {"item_scale": True}}])
 def test_new_items_in_two_batches_are_those_of_one(small_split, tmp_path, changes):
     """What an earlier batch was given is no knowledge.
 
     The regression and the calibration are of the items of the training alone.
     """
-    model = ContRec(short(text_encoder=None, **changes)).fit(small_split)
+    model = ContRec(short(**changes, decoding={"text_encoder": None})).fit(small_split)
     histories, new = (
         small_split.histories("test"),
         new_items(["n1", "n2", "n3", "n4", "n5"]),
@@ -1350,9 +1406,8 @@ def test_a_discrete_tokenizer_comes_back_in_a_fresh_process(
     )
     config = dataclasses.replace(
         short("contrec-basic", epochs=1),
-        tokenizer=kind,
-        tokenizer_settings=settings,
-        running_user=False,
+        tokenizer=settings | {"kind": kind},
+        prompt={"user_token": False},
     )
     model = ContRec(config).fit(small_split)
     model.save_pretrained(tmp_path / "m")

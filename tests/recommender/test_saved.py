@@ -236,16 +236,16 @@ def test_sequences_that_cannot_be_are_refused(folder, change):
 @pytest.mark.parametrize(
     "change",
     [
-        {"backbone": 7},
-        {"tokenizer": "Evil"},
-        {"epochs": "many"},
+        {"backbone": {"name": 7}},
+        {"tokenizer": {"kind": "Evil"}},
+        {"training": {"epochs": "many"}},
         {"diffusion": []},
-        {"backbone_settings": {"download": True}},
+        {"backbone": {"download": True}},
         {"unknown": 1},
-        {"tokenizer_settings": {"width": 9, "tokens": 1}},
-        {"backbone": "someone/else"},
-        {"backbone": "../../x"},
-        {"backbone": "https://example.org/x"},
+        {"tokenizer": {"width": 9, "tokens": 1}},
+        {"backbone": {"name": "someone/else"}},
+        {"backbone": {"name": "../../x"}},
+        {"backbone": {"name": "https://example.org/x"}},
     ],
 )
 def test_settings_of_another_form_are_refused(folder, change, monkeypatch):
@@ -302,7 +302,7 @@ def test_other_weights_of_the_base_model_are_noticed(small_split, tmp_path):
         )
     ).save_pretrained(base)
     text.save_pretrained(base)
-    ContRec(tiny(backbone=str(base), backbone_settings={"rank": 2})).fit(
+    ContRec(tiny(backbone={"name": str(base), "rank": 2})).fit(
         small_split
     ).save_pretrained(tmp_path / "model")
     kept = answers(ContRec.from_pretrained(tmp_path / "model"))

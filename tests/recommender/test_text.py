@@ -21,14 +21,16 @@ from contrec.recommender.text_effect import (
 )
 
 SHORT = dict(
-    epochs=10,
-    batch_size=16,
-    lr=5e-3,
-    tokenizer_epochs=20,
-    embedding_settings={"width": 16},
+    training={
+        "epochs": 10,
+        "batch_size": 16,
+        "lr": 5e-3,
+        "tokenizer_epochs": 20,
+        "lm_weight": 1.0,
+    },
+    embedding={"width": 16},
     diffusion={"hidden": 32, "blocks": 1},
-    lm_weight=1.0,
-    text_encoder=None,
+    decoding={"text_encoder": None},
 )
 
 

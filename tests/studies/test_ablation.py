@@ -464,7 +464,7 @@ def test_a_bad_grid_file_is_told(tmp_path, change, message):
         "run": "model",
         "datasets": ["ml-100k"],
         "fixed": {},
-        "default": {"epochs": 1},
+        "default": {"training.epochs": 1},
         "factors": {},
         "seeds": [0],
     } | change
@@ -489,10 +489,10 @@ def small_world(monkeypatch, small_split):
 def test_every_kind_of_study_runs_and_is_kept(tmp_path, small_world, small_split):
     small = {
         "preset": "contrec",
-        "epochs": 1,
-        "tokenizer_epochs": 3,
-        "embedding_settings.width": 8,
-        "max_items": 8,
+        "training.epochs": 1,
+        "training.tokenizer_epochs": 3,
+        "embedding.width": 8,
+        "prompt.max_items": 8,
     }
     kinds = Study(
         "tokenizer",
@@ -514,9 +514,9 @@ def test_every_kind_of_study_runs_and_is_kept(tmp_path, small_world, small_split
     readouts = Study(
         "readout",
         ["small"],
-        {"preset": "contrec", **train, "temperature": 1.0},
-        {"steps": 1, "samples": 1},
-        {"samples": [2]},
+        {"preset": "contrec", **train, "decoding.noise_scale": 1.0},
+        {"decoding.steps": 1, "decoding.samples": 1},
+        {"decoding.samples": [2]},
         [0],
     )
     speeds = readouts._replace(
@@ -524,11 +524,11 @@ def test_every_kind_of_study_runs_and_is_kept(tmp_path, small_world, small_split
     )
     spoken = models._replace(
         run="text",
-        fixed=small | {"score": "sentence", "text_encoder": None},
-        default={"epochs": 1},
-        factors={"epochs": [2]},
+        fixed=small | {"score": "sentence", "decoding.text_encoder": None},
+        default={"training.epochs": 1},
+        factors={"training.epochs": [2]},
     )
-    cold = spoken._replace(run="cold", fixed=small | {"text_encoder": None})
+    cold = spoken._replace(run="cold", fixed=small | {"decoding.text_encoder": None})
     recipes = models._replace(
         run="recipe",
         fixed=small | {"ease.regularisation": 10, "item-knn.neighbours": 5},
@@ -604,7 +604,9 @@ def test_what_is_inside_a_model_has_its_limits(small_world, small_split):
 
     model = ContRec(
         preset(
-            epochs=1, tokenizer_epochs=3, embedding_settings={"width": 8}, max_items=8
+            training={"epochs": 1, "tokenizer_epochs": 3},
+            embedding={"width": 8},
+            prompt={"max_items": 8},
         )
     ).fit(small_split)
     found = experiments.inside(model, samples=4, steps=2)
@@ -626,11 +628,9 @@ def test_a_study_of_words_tells_what_its_parts_tell(small_world, small_split):
     from contrec.recommender.text_effect import hybrid_table, text_accuracy
 
     settings = dict(
-        epochs=3,
-        tokenizer_epochs=3,
-        embedding_settings={"width": 8},
-        lm_weight=1.0,
-        text_encoder=None,
+        training={"epochs": 3, "tokenizer_epochs": 3, "lm_weight": 1.0},
+        embedding={"width": 8},
+        decoding={"text_encoder": None},
     )
     found = experiments.text_run(
         {"dataset": "small", "preset": "contrec", "score": "sentence", **settings}, 0
@@ -642,7 +642,7 @@ def test_a_study_of_words_tells_what_its_parts_tell(small_world, small_split):
         found["valid NDCG@10"], evaluate(model, small_split, "valid").metrics["NDCG@10"]
     )
     speaking = model.with_decoding(text_score="sentence")
-    assert speaking.config.text_weight == found["weight"]
+    assert speaking.config.decoding.text_weight == found["weight"]
     table, said = hybrid_table(speaking, small_split), text_accuracy(model, small_split)
     for row, name in (("latent only", ""), ("text only", " text"), ("both", " both")):
         assert np.isclose(table.loc[row, "NDCG@10"], found["NDCG@10" + name])
@@ -681,7 +681,9 @@ def test_a_recipe_is_taken_apart_into_what_its_parts_tell(small_world, small_spl
     from contrec.recommender.contrec import ContRec
     from contrec.retrieval.rank_fusion import Fused
 
-    settings = dict(epochs=2, tokenizer_epochs=3, embedding_settings={"width": 8})
+    settings = dict(
+        training={"epochs": 2, "tokenizer_epochs": 3}, embedding={"width": 8}
+    )
     found = experiments.recipe_run(
         {
             "dataset": "small",
@@ -743,7 +745,7 @@ def write_grid(path, run, fixed, **changes):
         "run": run,
         "datasets": ["ml-100k"],
         "fixed": fixed,
-        "default": {"epochs": 1},
+        "default": {"training.epochs": 1},
         "factors": {},
         "seeds": [0],
     }
