@@ -238,7 +238,7 @@ def read_folder(dataset, folder, check=True):
 
 # %% ../../nbs/1_data/04_fetching.ipynb #03500018
 class UnreachableError(DataError):
-    "A source cannot be reached; another one may be."
+    "Report a source that cannot be reached; another one may be."
 
 
 def _download(url, timeout=5):

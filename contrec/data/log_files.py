@@ -71,7 +71,7 @@ def _read_split(log, ties, stamps):
     split = leave_one_out(interactions, core=log.core, repeats=log.repeats, ties=ties)
     return replace(split, report=with_split(split.report, split))
 
-
+# %% ../../nbs/1_data/06_log_files.ipynb #659e650a
 def load_split(
     dataset: Dataset,  # A name of `contrec.data.datasets`, or a log
     ties: str = "file",  # `random`: equal times in random order; else as usual

@@ -62,7 +62,7 @@ def shown(
 
 
 def _printable_name(name, width=200):
-    "A file's name, with control characters escaped; a long one's end."
+    "Return a file's name with escaped control characters; of a long one, the end."
     text = str(name)
     text = text if len(text) <= width else "..." + text[-width:]
     return escape_controls(text)
@@ -77,7 +77,7 @@ def _count(n, noun):
 
 # %% ../../nbs/1_data/03_reading.ipynb #7945c81b
 def _read_bytes(path):
-    "The bytes of a regular file; refuses everything else, and says why."
+    "Read the bytes of a regular file; refuse everything else."
     name = _printable_name(path) or "''"
     try:
         mode = os.stat(path).st_mode
@@ -134,7 +134,7 @@ def _format_of(content, kinds):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510005
 def _zip_member(content, label):
-    "The only file of a zip archive, opened."
+    "Open the only file of a zip archive."
     archive = zipfile.ZipFile(io.BytesIO(content))
     inside = [i for i in archive.infolist() if not i.is_dir()]
     if any(i.filename.startswith("xl/") for i in inside):
@@ -152,7 +152,7 @@ def _zip_member(content, label):
 
 
 def _stream(content, label, kind):
-    "The unpacked content as an open file."
+    "Open the unpacked content as a file."
     if kind == "zip":
         return _zip_member(content, label)
     if kind == "zstd":
@@ -165,7 +165,7 @@ _UNPACK_LIMIT = 1 << 28  # Bytes that a small file may unpack to, however small 
 
 
 def _unpack(content, label):
-    "What a compressed file holds; other files as they are."
+    "Unpack a compressed file; return other files as they are."
     kind = _format_of(content, _COMPRESSED)
     if kind is None:
         return content
@@ -231,7 +231,7 @@ def _check_encoding(encoding):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510007
 def _decode(content, label, encoding, option):
-    "Text with plain line ends; a byte order mark says more than `encoding` does."
+    "Decode text, with plain line ends; a byte order mark overrides `encoding`."
     if encoding is not None:
         _check_encoding(encoding)
     encoding = _format_of(content, _BYTE_ORDER_MARKS) or encoding or "utf-8"
@@ -255,7 +255,7 @@ def _decode(content, label, encoding, option):
 # %% ../../nbs/1_data/03_reading.ipynb #65204aaa
 @dataclass(frozen=True)
 class TextFormat:
-    "How a text file is written; what is `None` is found out."
+    "Describe how a text file is written; `None` is detected."
 
     encoding: str | None = None  # `None`: a byte order mark, or UTF-8
     separator: str | None = None  # Between columns; `None`: tab , ; | or ::
@@ -297,7 +297,7 @@ _OPTIONS = {
 # %% ../../nbs/1_data/03_reading.ipynb #94510013
 @dataclass(frozen=True)
 class _Table:
-    "A table as it was read, and how to name a place in it."
+    "Hold a table as it was read, and name its rows and cells in messages."
 
     label: str  # File name, or the name of a frame
     names: list[str]  # Of the columns
@@ -314,17 +314,17 @@ class _Table:
         return len(self.columns[0]) if self.rows is None else len(self.rows)
 
     def get(self, name):
-        "A column as a Series, the kept rows only."
+        "Return a column as a Series, with the kept rows only."
         column = _series(self.columns[self.names.index(name)])
         return column if self.rows is None else column.iloc[self.rows]
 
     def keep(self, mask):
-        "The rows where the mask is true."
+        "Keep the rows for which the mask is true."
         rows = np.arange(len(self)) if self.rows is None else self.rows
         return replace(self, rows=rows[np.asarray(mask, dtype=bool)])
 
     def place(self, row, name=None):
-        "Where the row with this number is, as an editor counts."
+        "Return the line of a row, as an editor counts."
         row = int(row if self.rows is None else self.rows[row])
         column = "" if name is None else f", column {shown(name)}"
         if self.first_line is None:
@@ -335,7 +335,7 @@ class _Table:
 # %% ../../nbs/1_data/03_reading.ipynb #94510015
 @patch
 def find(self: _Table, name, role):
-    "The name of the column for a role; refuses a name that is not there."
+    "Find the column for a role; refuse a name that is not there."
     if str(name) in self.names:
         return str(name)
     lower = str(name).lower()
@@ -352,7 +352,7 @@ def find(self: _Table, name, role):
 
 
 def _looks_headless(table):
-    "A hint where the first line seems to hold data."
+    "Return a hint if the first line seems to hold data."
     if table.first_line is None or not table.format.header:
         return ""
     numbers = [n for n in table.names if _NUMBER.fullmatch(n.strip())]
@@ -382,7 +382,7 @@ def refuse(self: _Table, bad, name, what, remedy="Correct it or remove the row."
 
 # %% ../../nbs/1_data/03_reading.ipynb #3ae65a15
 def _series(column):
-    "A column as a Series in which whole numbers stay whole."
+    "Return a column as a Series in which whole numbers stay whole."
     if isinstance(column, pd.Series):
         if isinstance(column.dtype, pd.CategoricalDtype):
             return column.astype(column.cat.categories.dtype)
@@ -401,7 +401,7 @@ def _nullable_integer(kind):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510017
 def _check_names(label, names):
-    "Names of columns as str without spaces around; refuses a name that is there twice."
+    "Return names of columns as stripped str; refuse a name that is there twice."
     clean = [str(n).strip().strip("\ufeff") for n in names]
     twice = [n for n, count in Counter(clean).items() if count > 1 and n]
     if twice:
@@ -428,14 +428,14 @@ _SEPARATORS = ("::", "\t", ",", ";", "|")
 
 
 def _fields(line, separator):
-    "The fields of one line."
+    "Split one line into fields."
     if len(separator) > 1:
         return line.split(separator)
     return next(csv.reader([line], delimiter=separator), [""])
 
 
 def _guess_separator(line):
-    "The separator that cuts the first line into the most fields."
+    "Find the separator that cuts the first line into the most fields."
     return max(_SEPARATORS, key=lambda s: len(_fields(line, s)))
 
 
@@ -449,7 +449,7 @@ def _first_lines(text, label):
 
 # %% ../../nbs/1_data/03_reading.ipynb #568dd098
 def _split_into_columns(text, separator, n, table):
-    "All rows of `text` as an Arrow table of str; refuses rows of another width."
+    "Split `text` into an Arrow table of str; refuse rows of another width."
     bad = []
 
     def note(row):
@@ -504,7 +504,7 @@ def _check_width(table, bad, where):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510022
 def _check_quotes(table, separator):
-    "Refuse cells whose line breaks look like rows that a quote has swallowed."
+    "Refuse cells that seem to hold further rows after a quote that is not closed."
     width = len(table.names) - 1
     for name in table.names:
         column = table.get(name)
@@ -522,7 +522,7 @@ def _check_quotes(table, separator):
 
 
 def _line_breaks(columns):
-    "For each line break inside a cell the number of its row, sorted."
+    "Return the row number of each line break inside a cell, sorted."
     found = []
     for column in columns:
         count = pyarrow.compute.count_substring(column, "\n").to_numpy()
@@ -531,7 +531,7 @@ def _line_breaks(columns):
 
 # %% ../../nbs/1_data/03_reading.ipynb #869cb730
 def _read_text(text, label, layout):
-    "A table of str from text with columns."
+    "Read a table of str from text with columns."
     skipped, line, text = _first_lines(text, label)
     if re.fullmatch(r"sep=.", line, flags=re.IGNORECASE):  # Excel's own first line
         layout = replace(layout, separator=layout.separator or line[-1])
@@ -561,7 +561,7 @@ def _read_text(text, label, layout):
 
 # %% ../../nbs/1_data/03_reading.ipynb #dbcb2ab9
 def _without_blank(table):
-    "The rows below the header; blank lines go, those between rows are counted."
+    "Remove blank lines from the rows, and count those between rows."
     filled = np.zeros(len(table), dtype=bool)
     for name in table.names:
         filled |= (table.get(name).str.strip() != "").to_numpy(bool)
@@ -578,7 +578,7 @@ _RECBOLE_TYPE = re.compile(r"(.+):(token|token_seq|float|float_seq)")
 
 
 def _recbole_header(names):
-    "Names of RecBole's typed header without their types, a note, and sequences."
+    "Read RecBole's typed header: names without types, a note, and sequences."
     found = [_RECBOLE_TYPE.fullmatch(n) for n in names]
     if not all(found):
         return names, (), ()
@@ -592,7 +592,7 @@ def _recbole_header(names):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510026
 def _unique_keys(pairs):
-    "An object of JSON whose keys are all different."
+    "Make an object of JSON; refuse a key that is there twice."
     names = Counter(str(k).strip() for k, _ in pairs)
     if names and max(names.values()) > 1:
         raise KeyError(next(k for k, n in names.items() if n > 1))
@@ -627,7 +627,7 @@ def _json_rows(text, label):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510027
 def _read_json(text, label, layout):
-    "A table from JSON lines or a list of objects."
+    "Read a table from JSON lines or a list of objects."
     rows, lines = _json_rows(text, label)
     names = list(dict.fromkeys(k for row in rows for k in row))
     if not names:
@@ -644,7 +644,7 @@ _ARROW = {b"PAR1": pyarrow.parquet.ParquetFile, b"ARROW1": pyarrow.ipc.open_file
 
 
 def _read_arrow(content, label, layout):
-    "A table from Parquet or Feather."
+    "Read a table from Parquet or Feather."
     try:
         opened = _format_of(content, _ARROW)(pyarrow.BufferReader(content))
         names = getattr(opened, "schema_arrow", None) or opened.schema
@@ -682,7 +682,7 @@ def _read_table(path, layout=TextFormat()):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510033
 def _doubtful_encoding(content, layout):
-    "A warning where the text reads as UTF-8, though another encoding was named."
+    "Return a warning if the text is UTF-8, though another encoding was named."
     if (
         layout.encoding is None
         or content.isascii()
@@ -699,7 +699,7 @@ def _doubtful_encoding(content, layout):
 
 
 def _frame_table(label, frame):
-    "A table from a pandas frame."
+    "Make a table from a pandas frame."
     if not len(frame) or not len(frame.columns):
         raise DataError(f"{label} has no rows. A log needs one row per interaction.")
     columns = [frame.iloc[:, i].reset_index(drop=True) for i in range(frame.shape[1])]
@@ -716,12 +716,12 @@ _AROUND = " \t\u00a0\u200b\u2060\ufeff"
 
 
 def _means_missing(text):
-    "Whether a cell says that there is nothing."
+    "Tell whether a cell means that a value is missing."
     return text.strip(_AROUND).casefold() in _MISSING
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510035
 def _id_text(value):
-    "One id as text; raises `ValueError` with the reason where it is none."
+    "Return an id as text; raise `ValueError` with the reason if it is none."
     if isinstance(value, bytes | bytearray):
         try:
             value = bytes(value).decode("utf-8")
@@ -741,7 +741,7 @@ def _id_text(value):
 
 
 def _fraction_text(value):
-    "A number that may have a fraction, as an id: 12.0 is 12."
+    "Return a number as an id: 12.0 is 12."
     if math.isnan(value):
         return ""
     if math.isinf(value) or value != int(value):
@@ -797,7 +797,7 @@ _ROUNDED = re.compile(r"\d(\.\d+)?[eE]\+\d+")
 
 
 def _changed(rows, before, after):
-    "Number of rows whose id is another now."
+    "Count the rows whose id has changed."
     return int(rows[[a != b for a, b in zip(before, after)]].sum())
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510038
@@ -850,7 +850,7 @@ def _read_ids(table, name, role):
 
 # %% ../../nbs/1_data/03_reading.ipynb #c684cd68
 def _look_alikes(ids):
-    "Number of ids that differ only by case, spaces, leading zeros or `.0`; an example."
+    "Count ids that differ only by case, spaces, zeros or `.0`; give an example."
     groups = {}
     for text in ids:
         key = "".join(unicodedata.normalize("NFKC", text).casefold().split())
@@ -862,7 +862,7 @@ def _look_alikes(ids):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510041
 def _as_numbers(table, name):
-    "A column as float64, with NaN for what is no number."
+    "Return a column as float64, with NaN for what is not a number."
     column = table.get(name)
     if pd.api.types.is_bool_dtype(column.dtype):
         return np.full(len(column), np.nan)
@@ -878,12 +878,12 @@ def _as_numbers(table, name):
 
 
 def _number_text(value):
-    "A cell that may be a number as text."
+    "Return a cell that may be a number as text."
     return "" if isinstance(value, bool | np.bool_) else str(value)
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510042
 def _read_numbers(table, name, role):
-    "A column as float64; refuses what is not a finite number."
+    "Read a column as float64; refuse what is not a finite number."
     values = _as_numbers(table, name)
     hint = _comma_hint(table, name, values)
     table.refuse(
@@ -896,7 +896,7 @@ def _read_numbers(table, name, role):
 
 
 def _comma_hint(table, name, values):
-    "What to say where a number seems to have a decimal comma."
+    "Return a hint if a number seems to have a decimal comma."
     bad = np.flatnonzero(~np.isfinite(values))
     cell = str(table.get(name).iloc[bad[0]]) if len(bad) else ""
     if re.fullmatch(r"\s*[+-]?\d+,\d+\s*", cell):
@@ -936,7 +936,7 @@ def _refuse_mixed(table, name, values):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510048
 def _number_times(table, name, values):
-    "Numbers as seconds since 1970; the unit is told by their size."
+    "Turn numbers into seconds since 1970; their size tells the unit."
     if (np.abs(values) > 1e19).any():
         table.refuse(np.abs(values) > 1e19, name, "{value} is too large for a time")
     _refuse_compact(table, name, values)
@@ -1099,7 +1099,7 @@ def _parse_with_format(table, name, text, time_format):
 
 
 def _time_zone_note(text):
-    "A warning where only some of the dates name a time zone."
+    "Return a warning if only some of the dates name a time zone."
     zoned = text.str.contains(r"(?::\d{2}|\d)\s*(?:Z|[+-]\d{2}:?\d{2})$", regex=True)
     zoned = zoned & text.str.contains(":", regex=False)
     if zoned.any() and not zoned.all():
@@ -1108,7 +1108,7 @@ def _time_zone_note(text):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510056
 def _read_times(table, name, time_format=None):
-    "A column as seconds since 1970; refuses what cannot be read as a time."
+    "Read a column as seconds since 1970; refuse what is not a time."
     column = table.get(name)
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         table.refuse(column.isna(), name, "the time is missing")
@@ -1152,7 +1152,7 @@ _NAME_KEYS = ("name", "title", "label", "genre", "category", "value")
 
 
 def _category_names(value):
-    "Names in a list, however deep; raises `ValueError` for what has no name."
+    "Return the names in a nested list; raise `ValueError` for what has no name."
     if value is None or isinstance(value, float) and math.isnan(value):
         return []
     if isinstance(value, dict):
@@ -1170,7 +1170,7 @@ def _category_names(value):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510060
 def _parse_list(text):
-    "Names in a list of JSON or Python that was written as text."
+    "Return the names in a list of JSON or Python that was written as text."
     quoted = re.findall(r"'([^']*)'|\"([^\"]*)\"", text)
     if quoted and re.fullmatch(r"[\[({]\s*(?:('[^']*'|\"[^\"]*\")\s*)+[\])}]", text):
         return [a or b for a, b in quoted]  # Printed by NumPy: no commas
@@ -1194,7 +1194,7 @@ def _is_list(text):
 
 # %% ../../nbs/1_data/03_reading.ipynb #c48f4fe7
 def _comma_separates(texts):
-    "Whether commas separate: some part stands in two different cells."
+    "Tell whether commas separate: some part is in two different cells."
     seen = {}
     for text in set(texts):
         for part in {p.strip() for p in text.split(",")}:
@@ -1203,7 +1203,7 @@ def _comma_separates(texts):
 
 
 def _category_separator(texts):
-    "What separates the categories of a cell: a bar, semicolon, comma, or nothing."
+    "Find what separates categories: a bar, semicolon, comma, or nothing."
     for sign in "|;\n":
         if any(sign in t for t in texts):
             return sign
@@ -1211,24 +1211,24 @@ def _category_separator(texts):
 
 
 def _one_line(value):
-    "A title or category as one line without control characters; empty if missing."
+    "Return a title or category as one clean line; empty if missing."
     text = "" if _is_missing(value) else _as_text(value)
     text = " ".join(_CONTROLS.sub(" ", text).split())
     return "" if text.casefold() in _MISSING else text
 
 
 def _is_missing(value):
-    "Whether a cell is empty, as pandas or Python say it."
+    "Tell whether a cell is empty in pandas or Python."
     return value is None or value is pd.NA or value is pd.NaT or value != value
 
 
 def _as_text(value):
-    "A cell of a frame as text."
+    "Return a cell of a frame as text."
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510064
 def _read_categories(table, name, separator):
-    "A tuple of names per row, and what was noticed."
+    "Read a tuple of names per row; return warnings too."
     cells = table.get(name).tolist()
     parts, texts = [None] * len(cells), {}
     for row, cell in enumerate(cells):
@@ -1257,7 +1257,7 @@ def _read_categories(table, name, separator):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510065
 def _cell_text(cell):
-    "A cell as text; `None` where it is a list of its own."
+    "Return a cell as text; `None` if it is a list."
     if isinstance(cell, list | tuple | set | frozenset | dict | np.ndarray):
         return None
     return "" if _is_missing(cell) else _as_text(cell).strip()
@@ -1305,7 +1305,7 @@ _TEXT_WORDS = ("desc", "overview", "summary", "plot", "blurb", "review", "body")
 
 
 def _unknown_columns(table, known):
-    "A warning where a role has no column, and some columns have no role."
+    "Return a warning if a role has no column, and some columns have no role."
     unused = [n for n in table.names if n and n not in known.values()]
     missing = [r for r in ("title", "category") if not known[r]]
     like_text = any(w in n.lower() for n in unused for w in _TEXT_WORDS)
@@ -1324,7 +1324,7 @@ def _unknown_columns(table, known):
 
 
 def _unique_rows(table, frame, item):
-    "One row per item; the same row twice is dropped, another row for it refused."
+    "Keep one row per item; refuse two different rows for one item."
     again = frame["item"].duplicated().to_numpy()
     if not again.any():
         return frame, 0
@@ -1376,7 +1376,7 @@ def read_items(  # noqa: PLR0913 - an argument for each option of the command li
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510072
 def _items_of(table, item, named, separator):
-    "The item table in the form that the kit uses; what was noticed is in its `attrs`."
+    "Return the item table in the kit's form; warnings are in its `attrs`."
     known, notes = _item_columns(table, item, named)
     ids = _read_ids(table, known["id"], "item")
     if (ids.values == "").all():
@@ -1429,12 +1429,12 @@ def _item_notes(ids, twice, label):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510074
 def _share_with_row(log_ids, items):
-    "Share of the log's items that have a row in the item table."
+    "Compute the share of the log's items that have a row in the item table."
     return float(pd.Series(log_ids).isin(items["item"]).mean())
 
 
 def _did_you_mean(log_ids, items, fit):
-    "Why ids of the two tables may differ, and the remedy; empty if nothing is found."
+    "Explain why ids of two tables may differ; empty if nothing is found."
     here, there = set(log_ids), set(items["item"])
     variants = {
         "leading zeros are written on one side only": lambda i: i.lstrip("0"),
@@ -1495,7 +1495,7 @@ NAMED_CATEGORIES = 50  # Most categories of an item that prompts and answers nam
 # %% ../../nbs/1_data/03_reading.ipynb #94510076
 @dataclass(frozen=True, repr=False)
 class ReadingReport:
-    "What was read of a log, what was left out, and what is out of the ordinary."
+    "Report what was read of a log, what was left out, and what is unusual."
 
     name: str  # Of the log
     rows: int  # In the file, blank lines at the end not counted
@@ -1605,7 +1605,7 @@ def _repr_html_(self: ReadingReport) -> str:
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510082
 def _date_text(seconds):
-    "A time as a date; as a number where it is out of range."
+    "Write a time as a date, or as a number if it is out of range."
     try:
         return str(datetime.datetime.fromtimestamp(seconds, datetime.UTC).date())
     except (ValueError, OverflowError, OSError):
@@ -1613,19 +1613,19 @@ def _date_text(seconds):
 
 
 def _time_range(seconds, unit):
-    "First and last time as text."
+    "Return the first and the last time as text."
     ends = float(seconds.min()), float(seconds.max())
     return tuple(f"{s:g}" if unit == "numbers" else _date_text(s) for s in ends)
 
 
 def _largest(values):
-    "The id with the most rows, the first of these by its name, and their number."
+    "Return the id with the most rows (the first by name), and their number."
     counts = values.value_counts()
     return min(counts.index[counts == counts.iloc[0]]), int(counts.iloc[0])
 
 
 def _about_items(frame, items):
-    "Number of titles and of categories among the log's items."
+    "Count titles and categories among the log's items."
     if items is None:
         return None, 0
     used = items[items["item"].isin(frame["item"].unique())]
@@ -1728,7 +1728,7 @@ def _title_warnings(report):
 
 
 def _strange_dates(report):
-    "Whether times lie before 1990 or in the future."
+    "Tell whether times are before 1990 or in the future."
     future = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=2)
     ends = (report.first, report.last)
     if not all(re.fullmatch(r"\d{4}-\d{2}-\d{2}", e) for e in ends):
@@ -1769,7 +1769,7 @@ def with_split(
 
 # %% ../../nbs/1_data/03_reading.ipynb #ab0fff96
 def _looks_like_time(table, name):
-    "Whether a column without a name seems to hold times."
+    "Tell whether a column without a name seems to hold times."
     numbers = _as_numbers(table, name)
     if np.isfinite(numbers).all():
         return bool(np.median(np.abs(numbers)) >= 1e8)
@@ -1799,7 +1799,7 @@ def _guess_columns(table, chosen):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510089
 def _ids_of_log(table, chosen):
-    "Users and items, the rows that have both, and what happened to the ids."
+    "Read users and items; return the rows that have both, and counts."
     users = _read_ids(table, chosen["user"], "user")
     items = _read_ids(table, chosen["item"], "item")
     have = (users.values != "") & (items.values != "")
@@ -1828,7 +1828,7 @@ def _ids_of_log(table, chosen):
 
 # %% ../../nbs/1_data/03_reading.ipynb #94510090
 def _interactions(table, chosen, min_rating, items, name, time_format, options):
-    "`Interactions` of a table, with their report."
+    "Make `Interactions` of a table, with their report."
     notes = list(table.notes)
     if not table.format.header:
         chosen, more = _guess_columns(table, chosen)
@@ -1877,7 +1877,7 @@ def _check_rating(rating, min_rating):
 
 
 def _filter_ratings(table, frame, rating, min_rating, left_out):
-    "The rows whose rating is high enough, and the rule in words."
+    "Keep the rows whose rating is high enough; return the rule in words too."
     if min_rating is None:
         return frame, ""
     high = frame["rating"] >= min_rating
@@ -1891,7 +1891,7 @@ def _filter_ratings(table, frame, rating, min_rating, left_out):
 
 
 def _items_for(table, frame, items, allowed):
-    "The item table of a log in the kit's form, and what was noticed about it."
+    "Return the item table of a log in the kit's form, and warnings."
     if items is None:
         return None, ()
     good = isinstance(items, pd.DataFrame)

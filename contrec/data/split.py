@@ -65,12 +65,12 @@ class Split:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        "(n_items,) int64, how often each item was chosen in training."
+        "Count how often each item was chosen in training, (n_items,) int64."
         return np.bincount(self.train.values, minlength=self.n_items)
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
-        "The different categories of the items, sorted."
+        "List the different categories of the items, sorted."
         return tuple(sorted({c for row in self.items["categories"] for c in row}))
 
     @cached_property

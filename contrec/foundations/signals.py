@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 # %% ../../nbs/foundations/08_signals.ipynb #d4dfeb69
 class Stopped(KeyboardInterrupt):
-    "A signal that asks the process to end."
+    "Ask the process to end: a signal that became an exception."
 
     def __init__(
         self,

@@ -112,7 +112,7 @@ def write_model(
 
 # %% ../../nbs/7_recommender/03_checkpoints.ipynb #84d11d10
 class CatalogueFile(Schema):
-    "`catalogue.json`."
+    "Describe `catalogue.json`."
 
     name: str  # Of the data
     protocol: str  # How it was split, in words
@@ -307,7 +307,7 @@ def _read_config(path):
 
 # %% ../../nbs/7_recommender/03_checkpoints.ipynb #56d9a268
 class SavedModel(NamedTuple):
-    "The parts of a model folder."
+    "Hold the parts of a model folder."
 
     config: ContRecConfig
     split: Split

@@ -147,7 +147,7 @@ def begin(self: Network) -> None:
 
 @patch(as_prop=True)
 def of_items(self: Network) -> list[str]:
-    "Names of the parameters that belong to single items."
+    "List the names of the parameters that belong to single items."
     names = ("inputs", "log_scale")
     return [name for name in names if getattr(self, name) is not None]
 
