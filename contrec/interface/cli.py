@@ -302,7 +302,7 @@ class _Parser(argparse.ArgumentParser):
         )
         self.exit(2, f"contrec: {message}. See: {self.prog} --help\n")
 
-
+# %% ../../nbs/9_interface/14_cli.ipynb #0000019b
 def _command(parent, name, function, help, **more):
     "Add a command that calls a function of `commands`; return its parser."
     more = {"description": help} | more

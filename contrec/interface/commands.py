@@ -299,7 +299,7 @@ def _settings(args):
     options = [_option(name) for name in vars(args)]
     return settings_from(args.settings, args.preset, args.config, changes, options)
 
-
+# %% ../../nbs/9_interface/13_commands.ipynb #0000019a
 def run_command(args):
     "Run `contrec run`."
     name, config = _settings(args)

@@ -43,6 +43,8 @@ from ..foundations.trainer import train
 from ..ranking.metrics import TopK, per_user
 from ..ranking.recommender import Recommender
 from ..ranking.sequential import windows
+
+# %% ../../nbs/7_recommender/06_contrec.ipynb #9ddad5f1
 from .checkpoints import MISFIT_ERRORS, read_model, write_model
 from contrec.recommender.config import (
     PRESETS,

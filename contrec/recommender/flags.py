@@ -171,7 +171,7 @@ def _names_of_parts(words):
             found[_NAMING[flag]] = value if equals else words[n + 1]
     return found
 
-
+# %% ../../nbs/7_recommender/09_flags.ipynb #f1a9001a
 def read_flags(
     words: Sequence[str],  # Flags and their values, as typed
     config: ContRecConfig,  # What they change

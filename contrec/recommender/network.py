@@ -409,6 +409,16 @@ def generate_answers(
     )
 
 # %% ../../nbs/7_recommender/02_network.ipynb #b01dnet2
+def _learning(training):
+    "Return the arguments of `Network` that say how it learns."
+    return {
+        "lm_weight": training.lm_weight,
+        "scaled": training.item_scale,
+        "targets": training.targets if training.fine_tune else "stop_gradient",
+        "tokenizer_weight": training.tokenizer_weight,
+    }
+
+# %% ../../nbs/7_recommender/02_network.ipynb #b01dnet3
 def build_network(
     config: ContRecConfig,  # Its settings
     split: Split,  # Whose items are the catalogue
@@ -419,7 +429,7 @@ def build_network(
     download: bool | None = None,
 ) -> Network:  # Untrained, with item vectors of zeros
     "Build the network for a split."
-    template, training = TEMPLATES[config.prompt.template], config.training
+    template = TEMPLATES[config.prompt.template]
     kind, arguments = config.tokenizer.part, config.tokenizer.arguments
     tokenizer, user_tokenizer = kind(d_in=d_in, **arguments), None
     if config.prompt.user_token:
@@ -432,15 +442,8 @@ def build_network(
         **config.backbone.arguments,
         download=download,
     )
-    k = tokenizer.tokens
-    prompts = Prompts(
-        template,
-        backbone.text,
-        split.items,
-        k,
-        config.prompt.max_items,
-        user_tokens=k,
-    )
+    k, most = tokenizer.tokens, config.prompt.max_items
+    prompts = Prompts(template, backbone.text, split.items, k, most, user_tokens=k)
     return Network(
         torch.zeros(len(split.items), d_in),
         tokenizer,
@@ -448,9 +451,6 @@ def build_network(
         backbone,
         prompts,
         Diffusion(tokenizer.width, backbone.hidden, **asdict(config.diffusion)),
-        training.lm_weight,
-        config.prompt.user_decays,
-        training.item_scale,
-        targets=training.targets if training.fine_tune else "stop_gradient",
-        tokenizer_weight=training.tokenizer_weight,
+        decays=config.prompt.user_decays,
+        **_learning(config.training),
     )
