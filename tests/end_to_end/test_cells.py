@@ -9,6 +9,8 @@ NBS = Path(__file__).parents[2] / "nbs"
 # Notebooks that are still to be divided
 LONG = {
     "7_recommender/01_config",
+    "9_interface/13_commands",
+    "9_interface/14_cli",
     *(f"8_studies/{path.stem}" for path in (NBS / "8_studies").glob("*.ipynb")),
 }
 NOTEBOOKS = {
