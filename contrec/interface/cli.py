@@ -817,7 +817,7 @@ def _compared_data_options(command):
     )
     _own_log_options(group)
 
-
+# %% ../../nbs/9_interface/14_cli.ipynb #41343589
 def _compare_parser(commands):
     "Add `contrec compare`."
     command = _command(

@@ -204,7 +204,7 @@ def _item_arguments(given):
     columns = ("title_column", "category_column", "text_column", "category_separator")
     return _arguments(given, columns) | _arguments(own, own)
 
-
+# %% ../../nbs/9_interface/13_commands.ipynb #78d62e60
 def _study_log(args):
     "Return the log that a study runs on, or `None` if it runs on named sets."
     given = _given(args)

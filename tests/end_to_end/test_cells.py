@@ -7,12 +7,7 @@ import pytest
 
 NBS = Path(__file__).parents[2] / "nbs"
 # Notebooks that are still to be divided
-LONG = {
-    "7_recommender/01_config",
-    "9_interface/13_commands",
-    "9_interface/14_cli",
-    *(f"8_studies/{path.stem}" for path in (NBS / "8_studies").glob("*.ipynb")),
-}
+LONG = {f"8_studies/{path.stem}" for path in (NBS / "8_studies").glob("*.ipynb")}
 NOTEBOOKS = {
     path.relative_to(NBS).with_suffix("").as_posix(): path
     for path in sorted(NBS.rglob("*.ipynb"))
