@@ -532,7 +532,7 @@ def generate(
         index = ItemIndex(
             catalogue.latents,
             self.config.retrieval.index,
-            temperature=self.config.decoding.tau,
+            tau=self.config.decoding.tau,
             scale=catalogue.scale,
         )
         self._ready = catalogue, index
@@ -748,7 +748,7 @@ def with_decoding(
     other, old = copy.copy(self), self.config
     other.config = old.replace(**_decoding_changes(changes))
     new = other.config
-    # The index is made for one temperature
+    # The index is made for one tau
     if (new.decoding.tau, new.retrieval) != (old.decoding.tau, old.retrieval):
         other._ready = None
     if new.decoding.text_encoder != old.decoding.text_encoder:

@@ -149,5 +149,5 @@ def calibrate_new_items(
         # all new items have the same one
         scale = catalogue.scale[-1:].expand(n_known)
     latents = network.latents_of(network.text_predicted)
-    as_if_new = ItemIndex(latents, temperature=tau, scale=scale)
+    as_if_new = ItemIndex(latents, tau=tau, scale=scale)
     return calibrate(scores, as_if_new.scores(preference))

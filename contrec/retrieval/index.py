@@ -23,7 +23,7 @@ def log_mean_exp(
     return x.logsumexp(1) - np.log(x.shape[1])
 
 # %% ../../nbs/6_retrieval/01_index.ipynb #edc90007
-def _check_options(kind, metric, temperature, ef_search, nprobe):
+def _check_options(kind, metric, tau, ef_search, nprobe):
     "Raise `ConfigError` for options that `ItemIndex` does not know."
     if kind not in ItemIndex.kinds:
         raise ConfigError(
@@ -32,10 +32,8 @@ def _check_options(kind, metric, temperature, ef_search, nprobe):
         )
     if metric not in ItemIndex.metrics:
         raise ConfigError(f"unknown metric '{metric}'. Choose cosine or inner.")
-    if not temperature > 0:
-        raise ConfigError(
-            f"the temperature of an index must be above 0, not {temperature}."
-        )
+    if not tau > 0:
+        raise ConfigError(f"tau of an index must be above 0, not {tau}.")
     for name, value, owner in (
         ("ef_search", ef_search, "hnsw"),
         ("nprobe", nprobe, "ivf"),
@@ -83,17 +81,17 @@ class ItemIndex:
         latents: torch.Tensor,  # (n_items, d), row i is item i
         kind: str = "exact",  # `exact`, or a FAISS index: `flat`, `hnsw` or `ivf`
         metric: str = "cosine",  # `cosine`, or `inner` for the inner product
-        temperature: float = 0.1,  # The tau of log-mean-exp, above 0
+        tau: float = 0.1,  # What a similarity is divided by, above 0
         ef_search: int | None = None,  # FAISS' efSearch for `hnsw`; 64 if `None`
         # FAISS' nprobe for `ivf`; a quarter of its lists if `None`
         nprobe: int | None = None,
         # (n_items,) factor on each item's similarity; 1 if `None`
         scale: torch.Tensor | None = None,
     ):
-        _check_options(kind, metric, temperature, ef_search, nprobe)
+        _check_options(kind, metric, tau, ef_search, nprobe)
         latents = torch.as_tensor(latents).detach().float()
         _check_latents(latents, scale)
-        self.kind, self.metric, self.temperature = kind, metric, temperature
+        self.kind, self.metric, self.tau = kind, metric, tau
         self.items = self._normalise(latents)
         if scale is not None:
             self.items = self.items * scale.detach().to(latents)[:, None]
@@ -144,7 +142,7 @@ def _score_checked(self: ItemIndex, query):
     return torch.cat(
         [
             log_mean_exp(
-                torch.einsum("bsd,nd->bsn", query[rows], self.items) / self.temperature
+                torch.einsum("bsd,nd->bsn", query[rows], self.items) / self.tau
             )
             for rows in blocks
         ]
@@ -156,7 +154,7 @@ def scores(
     self: ItemIndex,
     query: torch.Tensor,  # (b, s, d): s generated vectors for each of b users
 ) -> torch.Tensor:  # (b, n_items)
-    """Compute the log-mean-exp of similarity / temperature for every item.
+    """Compute the log-mean-exp of similarity / tau for every item.
 
     Raises `ConfigError` for a query of another shape.
     """
@@ -253,9 +251,7 @@ def _rescore(self: ItemIndex, query, ids, exclude):
         keys = np.arange(len(ids))[:, None] * n_items + ids
         drop |= np.isin(keys, exclude.row_index * n_items + exclude.values)
     gathered = self.items[torch.as_tensor(ids.clip(0), device=self.items.device)]
-    scores = log_mean_exp(
-        torch.einsum("rsd,rcd->rsc", query, gathered) / self.temperature
-    )
+    scores = log_mean_exp(torch.einsum("rsd,rcd->rsc", query, gathered) / self.tau)
     dropped = torch.as_tensor(drop, device=scores.device)
     return np.where(drop, -1, ids), scores.masked_fill(dropped, -torch.inf)
 
@@ -269,7 +265,7 @@ def _search_once(self: ItemIndex, query, k, exclude, m, growth):
     ids = np.take_along_axis(candidates, best.ids.clip(0), 1)
     ids = np.where(best.ids < 0, -1, ids)
     last = torch.as_tensor(similarity[:, :, -1:])
-    bound = log_mean_exp(last / self.temperature)[:, 0].numpy()
+    bound = log_mean_exp(last / self.tau)[:, 0].numpy()
     missing = (best.ids[:, -1] < 0) | (best.scores[:, -1] < bound)
     return TopK(ids, best.scores), ~missing
 

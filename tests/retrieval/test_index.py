@@ -80,21 +80,19 @@ def test_items_with_a_scale_of_their_own(kind, metric):
     k=st.integers(1, 12),
     seed=st.integers(0, 10**6),
     metric=st.sampled_from(ItemIndex.metrics),
-    temperature=st.sampled_from([0.02, 0.1, 1.0, 5.0]),
+    tau=st.sampled_from([0.02, 0.1, 1.0, 5.0]),
 )
-def test_flat_is_always_exact(n, b, s, k, seed, metric, temperature):
+def test_flat_is_always_exact(n, b, s, k, seed, metric, tau):
     rng = np.random.default_rng(seed)
     items, query = draw(n, 6, seed=seed), draw(b, s, 6, seed=seed + 1)
     seen = Ragged.from_lists(
         [rng.integers(0, n, rng.integers(0, n + 1)).tolist() for _ in range(b)]
     )
     scale = draw(n, seed=seed + 2).exp() if seed % 2 else None
-    longer = ItemIndex(items, "exact", metric, temperature, scale=scale).search(
+    longer = ItemIndex(items, "exact", metric, tau, scale=scale).search(
         query, k + 1, seen
     )
-    flat = ItemIndex(items, "flat", metric, temperature, scale=scale).search(
-        query, k, seen
-    )
+    flat = ItemIndex(items, "flat", metric, tau, scale=scale).search(query, k, seen)
     np.testing.assert_allclose(flat.scores, longer.scores[:, :k], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(flat.ids == -1, longer.ids[:, :k] == -1)
     gaps = -np.diff(np.where(longer.ids < 0, -1e9, longer.scores), axis=1, prepend=1e9)
@@ -211,8 +209,8 @@ def test_index_does_not_follow_later_changes_nor_change_its_input():
     [
         (dict(kind="annoy"), "unknown kind of index 'annoy'"),
         (dict(metric="l2"), "unknown metric 'l2'"),
-        (dict(temperature=0), "above 0"),
-        (dict(temperature=float("nan")), "above 0"),
+        (dict(tau=0), "above 0"),
+        (dict(tau=float("nan")), "above 0"),
         (dict(ef_search=5), "ef_search=5 has no meaning for the index 'exact'"),
         (dict(nprobe=5), "nprobe=5 has no meaning for the index 'exact'"),
         (dict(kind="ivf", ef_search=5), "only for 'hnsw'"),
