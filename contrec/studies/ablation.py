@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field
 from ..data.log_files import Dataset, data_facts, dataset_name, load_split
 from ..foundations.errors import ConfigError
 from ..foundations.files import read_yaml
+from ..foundations.registry import lookup
 from ..foundations.schema import Schema, check, check_name
 from ..recommender.config import PRESETS
 from contrec.studies.experiments import (
@@ -31,7 +32,6 @@ from contrec.studies.experiments import (
     tokenizer_run,
 )
 from .runner import ablate, grid
-from ..tokenizer.sigma_vae import Tokenizer
 
 # %% ../../nbs/8_studies/09_ablation.ipynb #7c950def
 RUNS = {
@@ -106,7 +106,7 @@ class SpeedSettings(ReadoutSettings):
 
     users: int = Field(ge=1)
 
-
+# %% ../../nbs/8_studies/09_ablation.ipynb #4c825e2e
 class TextSettings(Schema):
     "Settings that `text_run` needs."
 
@@ -157,7 +157,7 @@ def check_study(
         if "preset" in found:
             check_name(found["preset"], PRESETS, "preset")
         if "tokenizer" in found and "tokenizer" in SETTINGS[study.run].model_fields:
-            check_name(found["tokenizer"]["kind"], Tokenizer.kinds, "tokenizer")
+            lookup("tokenizer", found["tokenizer"]["kind"])
 
 
 def read_study(
@@ -208,7 +208,7 @@ class Fixed(NamedTuple):
     def __call__(self, config: Mapping, seed: int) -> dict[str, float]:
         return RUNS[self.run](self.settings | dict(config), seed)
 
-
+# %% ../../nbs/8_studies/09_ablation.ipynb #84de67a2
 def run_study(
     study: Study,  # From `read_study`
     folder: str | Path,  # Where records are kept

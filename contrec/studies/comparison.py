@@ -28,6 +28,8 @@ from ..ranking.records import Cost, measured
 from ..retrieval.rank_fusion import Fused
 from .runner import side_by_side, study_folder
 from .study_tables import find_record, read_records, write_record
+
+# %% ../../nbs/8_studies/12_comparison.ipynb #ea1abcce
 from contrec.studies.systems import (
     FUSED,
     _parts_of,
@@ -80,7 +82,7 @@ class Job(NamedTuple):
             if find_record(self.folder, split, s, self.seed, self.config(s)) is None
         ]
 
-
+# %% ../../nbs/8_studies/12_comparison.ipynb #8d1f986b
 def _fusion_weights(recommender):
     "Return the weight of every part of a fusion but the first."
     if not isinstance(recommender, Fused):
@@ -93,17 +95,15 @@ def _fusion_weights(recommender):
 
 def _total_cost(costs):
     "Add up what several trainings cost."
-    peaks, devices = (
-        [c.peak_mb for c in costs],
-        dict.fromkeys(d for c in costs for d in c.device.split(", ")),
-    )
+    peaks = [c.peak_mb for c in costs]
+    devices = dict.fromkeys(d for c in costs for d in c.device.split(", "))
     return Cost(
         sum(c.seconds for c in costs),
         max(peaks) if all(peaks) else None,
         ", ".join(devices),
     )
 
-
+# %% ../../nbs/8_studies/12_comparison.ipynb #8413f7b6
 def _write_job_record(job, system, recommender, cost):
     split = split_of(job.dataset, job.ties)
     test, valid = (
@@ -127,9 +127,37 @@ def _write_job_record(job, system, recommender, cost):
     )
 
 # %% ../../nbs/8_studies/12_comparison.ipynb #f1b5010b
+def _recommender(system, parts, split):
+    "Return the only part of a system, or fuse its parts."
+    if system not in FUSED:
+        return parts[0]
+    return Fused(*parts, start=tuple(FUSED[system].values())).fit(split)
+
+
+def _train_and_record(job, missing, work):
+    "Train the parts of the missing systems, each once, and write the records."
+    split = split_of(job.dataset, job.ties)
+
+    @cache
+    def fitted(part):
+        own = settings_of(job.dataset, part, job.folder)
+        return _fit_with_checkpoints(
+            make(part, own, job.seed, job.device),
+            split,
+            work if part == job.base else work / part,
+        )
+
+    for system in missing:
+        parts, costs = zip(*(fitted(part) for part in _parts_of(system)))
+        with measured() as fusing:
+            recommender = _recommender(system, parts, split)
+        costs = [*costs, fusing] if system in FUSED else costs
+        _write_job_record(job, system, recommender, _total_cost(costs))
+
+# %% ../../nbs/8_studies/12_comparison.ipynb #741e2efc
 def run_job(
     job: Job,  # What is to be trained
-) -> str | None:  # Why it failed; `None` where all records are there
+) -> str | None:  # Why it failed; `None` if all records are there
     """Train what is missing and write its records.
 
     A training that fails is reported, not raised, so that others go on.
@@ -138,34 +166,10 @@ def run_job(
     if not missing:
         return None
     split = split_of(job.dataset, job.ties)
-    work = _checkpoint_folder(
-        job.folder, split, job.base, job.config(job.base), job.seed
-    )
-
-    @cache
-    def fitted(part):  # once, however many of the records need it
-        own = settings_of(job.dataset, part, job.folder)
-        return _fit_with_checkpoints(
-            make(part, own, job.seed, job.device),
-            split,
-            work if part == job.base else work / part,
-        )
-
+    config = job.config(job.base)
+    work = _checkpoint_folder(job.folder, split, job.base, config, job.seed)
     try:
-        for system in missing:
-            parts, costs = zip(*(fitted(part) for part in _parts_of(system)))
-            with measured() as fusing:
-                recommender = (
-                    Fused(*parts, start=tuple(FUSED[system].values())).fit(split)
-                    if system in FUSED
-                    else parts[0]
-                )
-            _write_job_record(
-                job,
-                system,
-                recommender,
-                _total_cost([*costs, fusing] if system in FUSED else costs),
-            )
+        _train_and_record(job, missing, work)
     except (MemoryBudgetError, TrainingError) as error:
         return f"{split.name}, {job.base}, seed {job.seed}: {error}"
     shutil.rmtree(work, ignore_errors=True)
@@ -193,7 +197,7 @@ def jobs_of(
     ]
     return sorted(jobs, key=lambda job: (list(datasets).index(job.dataset), job.seed))
 
-
+# %% ../../nbs/8_studies/12_comparison.ipynb #093bc916
 def _remove_leftovers(job):
     "Remove what a killed process left of trainings whose records are kept."
     name = (
@@ -227,7 +231,69 @@ def _run_missing(jobs, workers, report):
             f" first: {failed[0]}"
         )
 
+# %% ../../nbs/8_studies/12_comparison.ipynb #339188a9
+def _is_current(folder, dataset, system):
+    "Whether a kept search tried what it would try today."
+    found = find_search(folder, dataset, system)
+    like = found["like"]
+    # nothing to hold it against
+    if not all(find_search(folder, d, system) for d in like):
+        return True
+    return (
+        [t["settings"] for t in found.get("trials", [])] or [found["chosen"]]
+    ) == search_of(system, folder, like)
 
+# %% ../../nbs/8_studies/12_comparison.ipynb #19eb7087
+def _searches_to_do(datasets, systems, folder, report):
+    "List the data sets and parts without a search, or with one of other settings."
+    parts = list(dict.fromkeys(part for s in systems for part in _parts_of(s)))
+    todo = []
+    for d, p in itertools.product(datasets, parts):
+        if not system_of(p).search:
+            continue
+        kept = find_search(folder, d, p) is not None
+        if kept and _is_current(folder, d, p):
+            continue
+        if kept:
+            report(
+                f"{p} on {dataset_name(d)}: its search is of an earlier version, which"
+                " tried other settings, and is done again"
+            )
+        todo.append((d, p))
+    return todo
+
+
+def _tune_all(datasets, systems, folder, workers, like, device, report):
+    "Do all searches that are missing, the trials of all of them side by side."
+    todo = _searches_to_do(datasets, systems, folder, report)
+    tried = {p: _needs_trial(search_of(p, folder, like)) for _, p in todo}
+    trials = [
+        (d, p, settings, str(folder), device) for d, p in todo for settings in tried[p]
+    ]
+    if trials:
+        searches = ", ".join(f"{p} on {dataset_name(d)}" for d, p in todo)
+        report(f"tuning: {len(trials)} trials for {searches}")
+    found = iter(side_by_side(_run_trial, trials, workers, "tuning"))
+    for d, p in todo:
+        tune(d, p, folder, list(itertools.islice(found, len(tried[p]))), like)
+
+# %% ../../nbs/8_studies/12_comparison.ipynb #56c5db53
+def _check_comparison(datasets, seeds, workers, tuned, like):
+    "Refuse options that do not fit; raise `ConfigError`."
+    if not datasets or len(set(datasets)) < len(datasets):
+        raise ConfigError("data sets must be different names, at least one.")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(
+            f"seeds must be different numbers, at least one, not {seeds}."
+        )
+    if workers < 1:
+        raise ConfigError(f"{workers} workers can do nothing. Give 1 or more.")
+    if like and not tuned:
+        raise ConfigError(
+            "like names the data sets whose winners are tried: it needs tuned."
+        )
+
+# %% ../../nbs/8_studies/12_comparison.ipynb #f9d32c3f
 def run_comparison(  # noqa: PLR0913 - the options of `contrec compare`
     # Names of `contrec.data.datasets`, and logs of one's own
     datasets: Sequence[Dataset],
@@ -246,82 +312,18 @@ def run_comparison(  # noqa: PLR0913 - the options of `contrec compare`
     """Run what is missing of a comparison.
 
     Raises `ConfigError` or `DataError` for names that do not exist, before anything is
-    trained, and `TrainingError` at the end where some trainings failed.
+    trained, and `TrainingError` at the end if some trainings failed.
     """
     datasets = [canonical("dataset", name) for name in datasets]
     systems, seeds = check_systems(systems), [int(s) for s in seeds]
-    if not datasets or len(set(datasets)) < len(datasets):
-        raise ConfigError("data sets must be different names, at least one.")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(
-            f"seeds must be different numbers, at least one, not {seeds}."
-        )
-    if workers < 1:
-        raise ConfigError(f"{workers} workers can do nothing. Give 1 or more.")
+    _check_comparison(datasets, seeds, workers, tuned, like)
     ties = "random" if shuffle_ties else "file"
     names = [split_of(d, ties).name for d in datasets]
-    if like and not tuned:
-        raise ConfigError(
-            "like names the data sets whose winners are tried: it needs tuned."
-        )
     with study_folder(folder):
         if tuned:
             _tune_all(datasets, systems, folder, workers, like, device, report)
-        _run_missing(
-            jobs_of(datasets, systems, seeds, folder, ties, device), workers, report
-        )
+        jobs = jobs_of(datasets, systems, seeds, folder, ties, device)
+        _run_missing(jobs, workers, report)
     table = read_records(folder)
-    return table[
-        table["dataset"].isin(names) & table["system"].isin(systems)
-    ].reset_index(drop=True)
-
-
-def _is_current(folder, dataset, system):
-    "Whether a kept search tried what it would try today."
-    found = find_search(folder, dataset, system)
-    like = found["like"]
-    # nothing to hold it against
-    if not all(find_search(folder, d, system) for d in like):
-        return True
-    return (
-        [t["settings"] for t in found.get("trials", [])] or [found["chosen"]]
-    ) == search_of(system, folder, like)
-
-
-def _tune_all(datasets, systems, folder, workers, like, device, report):
-    """Search for every data set and part that has no search yet, or one of other
-    settings.
-
-    All trials of all of them side by side.
-    """
-    parts = list(dict.fromkeys(part for s in systems for part in _parts_of(s)))
-    kept = {
-        (d, p): _is_current(folder, d, p)
-        for d in datasets
-        for p in parts
-        if system_of(p).search and find_search(folder, d, p)
-    }
-    for (d, p), current in kept.items():
-        if not current:
-            report(
-                f"{p} on {dataset_name(d)}: its search is of an earlier version, which"
-                " tried other settings, and is done again"
-            )
-    todo = [
-        (d, p)
-        for d in datasets
-        for p in parts
-        if system_of(p).search and not kept.get((d, p))
-    ]
-    tried = {p: _needs_trial(search_of(p, folder, like)) for _, p in todo}
-    trials = [
-        (d, p, settings, str(folder), device) for d, p in todo for settings in tried[p]
-    ]
-    if trials:
-        report(
-            f"tuning: {len(trials)} trials for"
-            f" {', '.join(f'{p} on {dataset_name(d)}' for d, p in todo)}"
-        )
-    found = iter(side_by_side(_run_trial, trials, workers, "tuning"))
-    for d, p in todo:
-        tune(d, p, folder, list(itertools.islice(found, len(tried[p]))), like)
+    wanted = table["dataset"].isin(names) & table["system"].isin(systems)
+    return table[wanted].reset_index(drop=True)

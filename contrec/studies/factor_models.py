@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 from ..data.interactions import Ragged
@@ -43,76 +44,74 @@ class Trained(Recommender):
         # Parts in which the rows of a step are worked through: more parts, less memory
         accumulate: int = 1,
     ):
-        self.lr, self.weight_decay, self.batch_size, self.epochs, self.patience = (
-            lr,
-            weight_decay,
-            batch_size,
-            epochs,
-            patience,
-        )
-        self.every, self.seed, self.checkpoint, self.device = (
-            every,
-            seed,
-            checkpoint,
-            device_of(device),
-        )
+        self.lr, self.weight_decay, self.batch_size = lr, weight_decay, batch_size
+        self.epochs, self.patience, self.every = epochs, patience, every
+        self.seed, self.checkpoint, self.device = seed, checkpoint, device_of(device)
         self.accumulate = accumulate
 
-    def build(self, split: Split) -> tuple[nn.Module, torch.Tensor]:
-        "Return the untrained module, and the training rows, a tensor (rows, ...)."
-        raise NotImplementedError
+# %% ../../nbs/8_studies/01_factor_models.ipynb #f3849658
+@patch
+def build(self: Trained, split: Split) -> tuple[nn.Module, torch.Tensor]:
+    "Return the untrained module, and the training rows, a tensor (rows, ...)."
+    raise NotImplementedError
 
-    def loss(self, batch: torch.Tensor) -> SequenceLoss:
-        "Compute the loss of some training rows; a named tuple with a field `total`."
-        raise NotImplementedError
 
-    def counts(self, rows: torch.Tensor) -> torch.Tensor | None:  # (rows,)
-        """Count the cases over which `loss` is a mean, in each training row.
+@patch
+def loss(self: Trained, batch: torch.Tensor) -> SequenceLoss:
+    "Compute the loss of some training rows; a named tuple with a field `total`."
+    raise NotImplementedError
 
-        `None` if each row is one case.
-        """
-        return None
 
-    def fit(self, split: Split, log: Callable[[dict], None] | None = None) -> "Trained":
-        "Train, and keep the weights with the best validation NDCG@10."
-        self.split = split
-        with seeded(self.seed):
-            model, rows = self.build(split)
-        if len(rows) == 0:
-            raise DataError(
-                f"{split.name}: no user has two training items, so there is no step to"
-                " learn from. Use longer histories (a larger core)."
-            )
-        self.model, rows, histories, users = (
-            model.to(self.device),
-            rows.to(self.device),
-            split.histories("valid"),
-            np.arange(split.n_users),
+@patch
+def counts(self: Trained, rows: torch.Tensor) -> torch.Tensor | None:  # (rows,)
+    """Count the cases over which `loss` is a mean, in each training row.
+
+    `None` if each row is one case.
+    """
+    return None
+
+# %% ../../nbs/8_studies/01_factor_models.ipynb #65895fbc
+@patch
+def _validate(self: Trained) -> float:
+    "Compute NDCG@10 of the validation items."
+    users = np.arange(self.split.n_users)
+    ids = self.rank(self.split.histories("valid"), 10, users).ids
+    return per_user(ids, self.split.valid, (10,))["NDCG@10"].mean()
+
+# %% ../../nbs/8_studies/01_factor_models.ipynb #c0e46074
+@patch
+def fit(
+    self: Trained, split: Split, log: Callable[[dict], None] | None = None
+) -> Trained:
+    "Train, and keep the weights with the best validation NDCG@10."
+    self.split = split
+    with seeded(self.seed):
+        model, rows = self.build(split)
+    if len(rows) == 0:
+        raise DataError(
+            f"{split.name}: no user has two training items, so there is no step to"
+            " learn from. Use longer histories (a larger core)."
         )
-
-        def validate():
-            ids = self.rank(histories, 10, users).ids
-            return per_user(ids, split.valid, (10,))["NDCG@10"].mean()
-
-        self.log = train(
-            self.model,
-            lambda n: self.loss(rows[n.to(rows.device)]),
-            len(rows),
-            counts=self.counts(rows.cpu()),
-            accumulate=self.accumulate,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            seed=self.seed,
-            evaluate=validate,
-            eval_every=self.every,
-            patience=self.patience,
-            checkpoint=self.checkpoint,
-            on_epoch_end=log,
-            name=self.name,
-        )
-        return self
+    self.model, rows = model.to(self.device), rows.to(self.device)
+    self.log = train(
+        self.model,
+        lambda n: self.loss(rows[n.to(rows.device)]),
+        len(rows),
+        counts=self.counts(rows.cpu()),
+        accumulate=self.accumulate,
+        epochs=self.epochs,
+        batch_size=self.batch_size,
+        lr=self.lr,
+        weight_decay=self.weight_decay,
+        seed=self.seed,
+        evaluate=self._validate,
+        eval_every=self.every,
+        patience=self.patience,
+        checkpoint=self.checkpoint,
+        on_epoch_end=log,
+        name=self.name,
+    )
+    return self
 
 # %% ../../nbs/8_studies/01_factor_models.ipynb #ecb7393d
 class BPR(Trained):
@@ -145,34 +144,40 @@ class BPR(Trained):
         "Compute BPR with one negative each, drawn among what the user does not have."
         return self.model.loss(batch)
 
-    def fit(self, split: Split, log: Callable[[dict], None] | None = None) -> "BPR":
-        "Train, then fit the map from histories to user vectors."
-        super().fit(split, log)
-        with torch.no_grad():
-            users, items = (x.double().cpu().numpy() for x in self.model.propagate())
-        mean = history_vectors(items, split.train, mean=True).astype(np.float64)
-        ridge = 1e-3 * np.trace(mean.T @ mean) / self.width * np.eye(self.width)
-        # (width, width)
-        self.fold = np.linalg.solve(mean.T @ mean + ridge, mean.T @ users).astype(
-            np.float32
-        )
-        return self
+# %% ../../nbs/8_studies/01_factor_models.ipynb #6f7e39ea
+@patch
+def fit(  # noqa: F811 (the method of another class)
+    self: BPR, split: Split, log: Callable[[dict], None] | None = None
+) -> BPR:
+    "Train, then fit the map from histories to user vectors."
+    super(BPR, self).fit(split, log)
+    with torch.no_grad():
+        users, items = (x.double().cpu().numpy() for x in self.model.propagate())
+    mean = history_vectors(items, split.train, mean=True).astype(np.float64)
+    ridge = 1e-3 * np.trace(mean.T @ mean) / self.width * np.eye(self.width)
+    # (width, width)
+    self.fold = np.linalg.solve(mean.T @ mean + ridge, mean.T @ users).astype(
+        np.float32
+    )
+    return self
 
-    @torch.no_grad()
-    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-        """Multiply the user's vector with those of the items.
+# %% ../../nbs/8_studies/01_factor_models.ipynb #bb0aee03
+@patch
+@torch.no_grad()
+def _score(self: BPR, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
+    """Multiply the user's vector with those of the items.
 
-        For an unknown user the vector is predicted from the history.
-        """
-        vectors, items = (x.cpu().numpy() for x in self.model.propagate())
-        known = (
-            vectors[users]
-            if users is not None
-            else history_vectors(items, histories, mean=True) @ self.fold
-        )
-        return known @ items.T
+    For an unknown user the vector is predicted from the history.
+    """
+    vectors, items = (x.cpu().numpy() for x in self.model.propagate())
+    known = (
+        vectors[users]
+        if users is not None
+        else history_vectors(items, histories, mean=True) @ self.fold
+    )
+    return known @ items.T
 
-
+# %% ../../nbs/8_studies/01_factor_models.ipynb #465b756e
 class LightGCNRecommender(BPR):
     "Vectors smoothed along the graph of interactions (He et al. 2020)."
 

@@ -130,6 +130,20 @@ def _check_metrics(metrics, config, seed):
     )
 
 
+def _measured_run(run, config, seed):
+    "Run once; return the metrics, why it failed, and what it cost."
+    metrics, failed = {}, None
+    with measured() as cost:
+        try:
+            found = run(dict(config), seed)
+            metrics = {name: float(value) for name, value in found.items()}
+        except TrainingError as error:
+            failed = str(error)
+    if failed is None:
+        _check_metrics(metrics, config, seed)
+    return dict(sorted(metrics.items())), failed, cost  # Sorted as in the table
+
+# %% ../../nbs/8_studies/06_runner.ipynb #6a7414d0
 def run_once(
     run: Callable[[dict, int], Mapping[str, float]],  # Settings and seed -> metrics
     config: dict,  # Settings, JSON values
@@ -148,16 +162,7 @@ def run_once(
     name = run_name(config, seed, context)
     if kept := _ablation_records(folder, name):
         return kept[0]
-    metrics, failed = {}, None
-    with measured() as cost:
-        try:
-            found = run(dict(config), seed)
-            metrics = {name: float(value) for name, value in found.items()}
-        except TrainingError as error:
-            failed = str(error)
-    if failed is None:
-        _check_metrics(metrics, config, seed)
-        metrics = dict(sorted(metrics.items()))  # As the table keeps them
+    metrics, failed, cost = _measured_run(run, config, seed)
     record = {
         "config": config,
         "seed": seed,
@@ -191,7 +196,7 @@ def _sweep_study(folder):
             path.unlink()
     sweep(folder / "unfinished")
 
-
+# %% ../../nbs/8_studies/06_runner.ipynb #a9e4574e
 @contextlib.contextmanager
 def study_folder(
     folder: str | Path,  # Where a study keeps its records
@@ -328,7 +333,7 @@ def _row(record):
         "context": record["context"],
     }
 
-
+# %% ../../nbs/8_studies/06_runner.ipynb #60fbf467
 def ablate(  # noqa: PLR0913 - the parts of a study, named where it is called
     run: Callable[[dict, int], Mapping[str, float]],  # Settings and seed -> metrics
     default: Mapping,  # Every setting's default value
@@ -369,7 +374,7 @@ def ablate(  # noqa: PLR0913 - the parts of a study, named where it is called
         ]
     )
 
-
+# %% ../../nbs/8_studies/06_runner.ipynb #d2626f27
 def read_ablation(
     folder: str | Path,  # As given to `ablate`
 ) -> pd.DataFrame:  # As `ablate` returns it, for all records of the folder

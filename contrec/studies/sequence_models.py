@@ -8,6 +8,7 @@ __all__ = ['GRUEncoder', 'GRU4Rec', 'ClozeEncoder', 'BERT4Rec']
 # %% ../../nbs/8_studies/02_sequence_models.ipynb #d0000002
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 
@@ -74,44 +75,46 @@ class GRU4Rec(Trained):
         **training,  # See `Trained`
     ):
         super().__init__(**training)
-        self.width, self.layers, self.dropout, self.length = (
-            width,
-            layers,
-            dropout,
-            length,
-        )
+        self.width, self.layers = width, layers
+        self.dropout, self.length = dropout, length
 
-    def build(self, split: Split) -> tuple[nn.Module, torch.Tensor]:
-        "Return the encoder, and every step of every history, once."
-        return GRUEncoder(
-            split.n_items, self.width, self.layers, self.dropout
-        ), torch.as_tensor(windows(split.train, self.length))
+# %% ../../nbs/8_studies/02_sequence_models.ipynb #dbc897b5
+@patch
+def build(self: GRU4Rec, split: Split) -> tuple[nn.Module, torch.Tensor]:
+    "Return the encoder, and every step of every history, once."
+    return GRUEncoder(
+        split.n_items, self.width, self.layers, self.dropout
+    ), torch.as_tensor(windows(split.train, self.length))
 
-    def loss(self, batch: torch.Tensor) -> SequenceLoss:
-        "Compute the cross-entropy of the next item, over all items."
-        target = batch[:, 1:]
-        real = target >= 0
-        return SequenceLoss(
-            F.cross_entropy(
-                self.model(batch[:, :-1])[real] @ self.model.items.weight.T,
-                target[real],
-            )
-        )
 
-    def counts(self, rows: torch.Tensor) -> torch.Tensor:  # (rows,)
-        "Count the steps from one item to the next."
-        return steps_of(rows)
+@patch
+def loss(self: GRU4Rec, batch: torch.Tensor) -> SequenceLoss:
+    "Compute the cross-entropy of the next item, over all items."
+    target = batch[:, 1:]
+    real = target >= 0
+    return SequenceLoss(
+        F.cross_entropy(
+            self.model(batch[:, :-1])[real] @ self.model.items.weight.T,
+            target[real],
+        )
+    )
 
-    @torch.no_grad()
-    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-        "Multiply the last state with the vectors of the items."
-        self.model.eval()
-        ids = torch.as_tensor(
-            histories.pad(longest(histories, self.length)), device=self.device
-        )
-        return (
-            (last_state(self.model(ids), ids) @ self.model.items.weight.T).cpu().numpy()
-        )
+
+@patch
+def counts(self: GRU4Rec, rows: torch.Tensor) -> torch.Tensor:  # (rows,)
+    "Count the steps from one item to the next."
+    return steps_of(rows)
+
+# %% ../../nbs/8_studies/02_sequence_models.ipynb #d5fcf220
+@patch
+@torch.no_grad()
+def _score(self: GRU4Rec, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
+    "Multiply the last state with the vectors of the items."
+    self.model.eval()
+    ids = torch.as_tensor(
+        histories.pad(longest(histories, self.length)), device=self.device
+    )
+    return (last_state(self.model(ids), ids) @ self.model.items.weight.T).cpu().numpy()
 
 # %% ../../nbs/8_studies/02_sequence_models.ipynb #47c5cb3b
 class ClozeEncoder(nn.Module):
@@ -153,22 +156,26 @@ class ClozeEncoder(nn.Module):
             nn.Parameter(torch.zeros(n_items)),
         )
 
-    # (b, n) item numbers, -1 on the left where a row has not begun -> (b, n, width)
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        "Compute the hidden state at every place from all places."
-        x = (
-            self.items(ids.clamp_min(0)) * self.items.embedding_dim**0.5
-            + self.positions.weight[-ids.shape[1] :]
-        )
-        x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x, src_key_padding_mask=ids < 0)
-        return self.norm(x)
+# %% ../../nbs/8_studies/02_sequence_models.ipynb #31213310
+# (b, n) item numbers, -1 on the left where a row has not begun -> (b, n, width)
+@patch
+def forward(self: ClozeEncoder, ids: torch.Tensor) -> torch.Tensor:
+    "Compute the hidden state at every place from all places."
+    x = (
+        self.items(ids.clamp_min(0)) * self.items.embedding_dim**0.5
+        + self.positions.weight[-ids.shape[1] :]
+    )
+    x = self.dropout(x)
+    for block in self.blocks:
+        x = block(x, src_key_padding_mask=ids < 0)
+    return self.norm(x)
 
-    # (p, width) -> (p, n_items)
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        "Compute the scores of all items at some places."
-        return hidden @ self.items.weight[:-1].T + self.bias
+
+# (p, width) -> (p, n_items)
+@patch
+def logits(self: ClozeEncoder, hidden: torch.Tensor) -> torch.Tensor:
+    "Compute the scores of all items at some places."
+    return hidden @ self.items.weight[:-1].T + self.bias
 
 # %% ../../nbs/8_studies/02_sequence_models.ipynb #e597e8fb
 class BERT4Rec(Trained):
@@ -195,74 +202,88 @@ class BERT4Rec(Trained):
         **training,  # See `Trained`
     ):
         super().__init__(patience=patience, **training)
-        if not 0 < hidden < 1 or not 0 <= last <= 1:
-            raise ConfigError(
-                "hidden is a share above 0 and below 1, last one from 0 to 1, not"
-                f" {hidden} and {last}."
-            )
-        if width % heads:
-            raise ConfigError(
-                f"a width of {width} cannot be shared by {heads} heads. Choose a"
-                " multiple."
-            )
-        (
+        self.width, self.layers, self.heads = width, layers, heads
+        self.dropout, self.length = dropout, length
+        self.hidden, self.last = hidden, last
+        self._check()
+
+# %% ../../nbs/8_studies/02_sequence_models.ipynb #1784a6e8
+@patch
+def _check(self: BERT4Rec):
+    "Raise `ConfigError` for settings that do not fit."
+    if not 0 < self.hidden < 1 or not 0 <= self.last <= 1:
+        raise ConfigError(
+            "hidden is a share above 0 and below 1, last one from 0 to 1, not"
+            f" {self.hidden} and {self.last}."
+        )
+    if self.width % self.heads:
+        raise ConfigError(
+            f"a width of {self.width} cannot be shared by {self.heads} heads. Choose a"
+            " multiple."
+        )
+
+# %% ../../nbs/8_studies/02_sequence_models.ipynb #01a2d7bb
+@patch
+def build(  # noqa: F811 (the method of another class)
+    self: BERT4Rec, split: Split
+) -> tuple[nn.Module, torch.Tensor]:
+    "Return the encoder, and the windows with their padding on the left."
+    ids = torch.as_tensor(windows(split.train, self.length - 1))
+    ids = ids.gather(1, (ids >= 0).long().argsort(dim=1, stable=True))
+    return (
+        ClozeEncoder(
+            split.n_items,
+            self.length,
             self.width,
             self.layers,
             self.heads,
             self.dropout,
-            self.length,
-            self.hidden,
-            self.last,
-        ) = (width, layers, heads, dropout, length, hidden, last)
+        ),
+        ids,
+    )
 
-    def build(self, split: Split) -> tuple[nn.Module, torch.Tensor]:
-        "Return the encoder, and the windows with their padding on the left."
-        ids = torch.as_tensor(windows(split.train, self.length - 1))
-        ids = ids.gather(1, (ids >= 0).long().argsort(dim=1, stable=True))
-        return (
-            ClozeEncoder(
-                split.n_items,
-                self.length,
-                self.width,
-                self.layers,
-                self.heads,
-                self.dropout,
-            ),
-            ids,
+# %% ../../nbs/8_studies/02_sequence_models.ipynb #515dd54d
+# (b, n) bool, at least one true per row
+@patch
+def hide(self: BERT4Rec, ids: torch.Tensor) -> torch.Tensor:
+    "Draw which places of a batch are hidden."
+    gaps = (ids >= 0) & (torch.rand(ids.shape, device=ids.device) < self.hidden)
+    only_last = ~gaps.any(1) | (torch.rand(len(ids), device=ids.device) < self.last)
+    gaps[only_last] = False
+    gaps[only_last, -1] = True
+    return gaps
+
+
+@patch
+def loss(  # noqa: F811 (the method of another class)
+    self: BERT4Rec, batch: torch.Tensor
+) -> SequenceLoss:
+    """Compute the cross-entropy of the hidden items, over all items.
+
+    How many are hidden is drawn here, so parts of a step are weighted by their
+    rows.
+    """
+    batch = batch[:, -int((batch >= 0).sum(1).max()) :]
+    gaps = self.hide(batch)
+    hidden = self.model(torch.where(gaps, self.split.n_items, batch))[gaps]
+    return SequenceLoss(F.cross_entropy(self.model.logits(hidden), batch[gaps]))
+
+# %% ../../nbs/8_studies/02_sequence_models.ipynb #56784a31
+@patch
+@torch.no_grad()
+def _score(  # noqa: F811 (the method of another class)
+    self: BERT4Rec, histories: Ragged, users: np.ndarray | None
+) -> np.ndarray:
+    "Compute what it guesses for a hidden place behind the history."
+    self.model.eval()
+    ids = torch.as_tensor(
+        histories.pad(longest(histories, self.length - 1), side="left"),
+        device=self.device,
+    )
+    return (
+        self.model.logits(
+            self.model(F.pad(ids, (0, 1), value=self.split.n_items))[:, -1]
         )
-
-    # (b, n) bool, at least one true per row
-    def hide(self, ids: torch.Tensor) -> torch.Tensor:
-        "Draw which places of a batch are hidden."
-        gaps = (ids >= 0) & (torch.rand(ids.shape, device=ids.device) < self.hidden)
-        only_last = ~gaps.any(1) | (torch.rand(len(ids), device=ids.device) < self.last)
-        gaps[only_last] = False
-        gaps[only_last, -1] = True
-        return gaps
-
-    def loss(self, batch: torch.Tensor) -> SequenceLoss:
-        """Compute the cross-entropy of the hidden items, over all items.
-
-        How many are hidden is drawn here, so parts of a step are weighted by their
-        rows.
-        """
-        batch = batch[:, -int((batch >= 0).sum(1).max()) :]
-        gaps = self.hide(batch)
-        hidden = self.model(torch.where(gaps, self.split.n_items, batch))[gaps]
-        return SequenceLoss(F.cross_entropy(self.model.logits(hidden), batch[gaps]))
-
-    @torch.no_grad()
-    def _score(self, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-        "Compute what it guesses for a hidden place behind the history."
-        self.model.eval()
-        ids = torch.as_tensor(
-            histories.pad(longest(histories, self.length - 1), side="left"),
-            device=self.device,
-        )
-        return (
-            self.model.logits(
-                self.model(F.pad(ids, (0, 1), value=self.split.n_items))[:, -1]
-            )
-            .cpu()
-            .numpy()
-        )
+        .cpu()
+        .numpy()
+    )

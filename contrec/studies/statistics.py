@@ -143,15 +143,14 @@ def effects(
             continue
         effect = _effect(part.set_index("seed")[metric].dropna(), base)
         row = {"factor": factor, "value": config.get(factor, "absent")}
-        row |= {"seeds": effect.pop("seeds")}
-        rows.append(row | {"failures": int(part["failed"].notna().sum())} | effect)
+        row |= {"seeds": effect.pop("seeds"), "failures": part["failed"].count()}
+        rows.append(row | effect)
     if not rows:
         raise ConfigError(
             "no record changes exactly one setting of the default. Run a grid in the"
             " mode each."
         )
-    # Values keep their types: 20 stays 20 beside 0.5
-    values = pd.Series([row["value"] for row in rows], dtype=object)
+    values = pd.Series([r["value"] for r in rows], dtype=object)  # 20 beside 0.5
     table = pd.DataFrame(rows).assign(value=values)
-    table = table.sort_values("difference", kind="stable", na_position="last")
-    return table.reset_index(drop=True)
+    order = {"kind": "stable", "na_position": "last", "ignore_index": True}
+    return table.sort_values("difference", **order)

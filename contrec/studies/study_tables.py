@@ -166,7 +166,7 @@ def _parsed(where, name, value):
         )
     return found
 
-
+# %% ../../nbs/8_studies/05_study_tables.ipynb #5568aa68
 def run_record(
     row: Mapping,  # A row of the table, from `pyarrow` or from `read_study_table`
     folder: str | Path = "",  # Of the study, for a message

@@ -97,6 +97,10 @@ SYSTEMS = {
         False,
         False,
     ),
+}
+
+# %% ../../nbs/8_studies/10_systems.ipynb #1e2edf0a
+SYSTEMS |= {
     "ials": System(
         partial(IALS, threads=1),
         {},
@@ -111,6 +115,10 @@ SYSTEMS = {
         {},
         product(norm=(1e-4, 1e-3), lr=(5e-3, 2e-2), layers=(2, 3)),
     ),
+}
+
+# %% ../../nbs/8_studies/10_systems.ipynb #25209916
+SYSTEMS |= {
     "gru4rec": System(
         GRU4Rec, {}, product(dropout=(0.2, 0.4), lr=(1e-3, 3e-3), width=(64, 128))
     ),
@@ -132,6 +140,10 @@ SYSTEMS = {
     "bert4rec": System(
         BERT4Rec, {}, product(dropout=(0.2, 0.4), hidden=(0.2, 0.5), last=(0.1, 0.5))
     ),
+}
+
+# %% ../../nbs/8_studies/10_systems.ipynb #e4454350
+SYSTEMS |= {
     "dreamrec": System(
         DreamRec,
         {},
@@ -142,6 +154,10 @@ SYSTEMS = {
         {},
         product(vectors=("linear", "text"), size=(64, 256), dropout=(0.1, 0.3)),
     ),
+}
+
+# %% ../../nbs/8_studies/10_systems.ipynb #2917dec7
+SYSTEMS |= {
     # the preset's, spelled out: where it changes, so do the names of the runs
     "contrec": System(
         partial(_contrec, "contrec"),
@@ -175,6 +191,10 @@ SYSTEMS = {
             for size in (128, 64)
         ),
     ),
+}
+
+# %% ../../nbs/8_studies/10_systems.ipynb #ea2b1b79
+SYSTEMS |= {
     "contrec-paper": System(
         partial(_contrec, "contrec-paper"),
         {"validate_every": 5},
@@ -194,6 +214,8 @@ SYSTEMS = {
         ),
     ),
 }
+
+# %% ../../nbs/8_studies/10_systems.ipynb #3f394646
 # Two of a kind share one vote
 _RECENCY = {"ease-recency": 0.5, "item-knn-recency": 0.5}
 FUSED = {  # Parts, and the weight that each has unless validation is sure of another

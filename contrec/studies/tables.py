@@ -86,7 +86,7 @@ _ORDER = [  # Columns of `comparison_table`; `metric` stands for the one that so
     "device",
 ]
 
-
+# %% ../../nbs/8_studies/13_tables.ipynb #87e60ae3
 def comparison_table(
     records: pd.DataFrame,  # From `read_records` or `run_comparison`
     metric: str = "NDCG@10",  # What is sorted by
@@ -134,7 +134,7 @@ def _paired_difference(records, metric, system, other):
     table = compare(both, metric, reference=other).set_index("system")
     return table.loc[system, ["difference", "difference low", "difference high", "p"]]
 
-
+# %% ../../nbs/8_studies/13_tables.ipynb #6b91c791
 def contrast_table(
     records: pd.DataFrame,  # As in `comparison_table`
     metric: str = "NDCG@10",  # What counts

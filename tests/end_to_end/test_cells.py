@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 NBS = Path(__file__).parents[2] / "nbs"
-# Notebooks that are still to be divided
-LONG = {f"8_studies/{path.stem}" for path in (NBS / "8_studies").glob("*.ipynb")}
+
+
 NOTEBOOKS = {
     path.relative_to(NBS).with_suffix("").as_posix(): path
     for path in sorted(NBS.rglob("*.ipynb"))
@@ -23,7 +23,7 @@ def exported(path):
             yield cell["id"], lines
 
 
-@pytest.mark.parametrize("name", sorted(NOTEBOOKS.keys() - LONG))
+@pytest.mark.parametrize("name", sorted(NOTEBOOKS))
 def test_exported_cells_have_at_most_40_lines(name):
     found = {cell: len(lines) for cell, lines in exported(NOTEBOOKS[name])}
     assert not {cell: n for cell, n in found.items() if n > 40}

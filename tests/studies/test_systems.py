@@ -698,7 +698,7 @@ def test_bad_input_is_named_before_anything_is_trained(
 def test_a_setting_that_does_not_exist_is_named():
     with pytest.raises(ConfigError, match="ease: .*'lambda'.*regularisation"):
         make("ease", {"lambda": 3})
-    with pytest.raises(ConfigError, match="unknown field 'layers'"):
+    with pytest.raises(ConfigError, match="unknown setting 'layers'"):
         make("contrec", {"layers": 3})
 
 
