@@ -1,4 +1,5 @@
-# Two commands are all that a fresh machine with Python 3.11+ needs:
+# Three commands are all that a fresh machine with Python 3.11+ needs:
+#   make lab    installs, then opens JupyterLab on the first notebook
 #   make demo   installs, then runs the whole method on MovieLens-100K
 #   make test   installs, then runs every test
 PYTHON ?= python3
@@ -15,8 +16,11 @@ STUDIES := dispersive/dispersive dispersive/dispersive-lastfm dispersive/dispers
 MINUTES ?= 20
 SEED ?= 1
 
-.PHONY: demo record studies docs test coverage faults install export check clean
+.PHONY: lab demo record studies docs test coverage faults install export check clean
 .DELETE_ON_ERROR:
+
+lab: $(STAMP)
+	jupyter lab nbs/00_start_here.ipynb
 
 demo: $(STAMP)
 	contrec run --dataset ml-100k --out runs/demo --resume

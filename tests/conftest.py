@@ -89,7 +89,8 @@ CHROMIUM = next(
     None,
 )
 FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run"
+    "--no-sandbox --use-angle=swiftshader --enable-unsafe-swiftshader"
+    " --disable-quic --no-first-run"
     " --disable-background-networking --disable-component-update --disable-sync"
     " --no-proxy-server"
 )

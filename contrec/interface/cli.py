@@ -701,6 +701,24 @@ def _recommend_parser(commands):
     add("--no-verify", action="store_true", help=_NO_VERIFY)
     add("--download", action="store_true", help=_DOWNLOAD)
 
+# %% ../../nbs/9_interface/14_cli.ipynb #5a7d10e2
+def _explore_parser(commands):
+    "Add `contrec explore`."
+    add = _command(
+        commands,
+        "explore",
+        "explore_command",
+        "open a run's token space in JupyterLab, or write it as one page",
+    ).add_argument
+    add("folder", metavar="DIR", type=path_text("DIR"), help="a finished run's folder")
+    add(
+        "--page",
+        metavar="FILE",
+        type=path_text("--page"),
+        help="write a page that needs no kernel into this file, and open nothing",
+    )
+    add("--no-browser", action="store_true", help="print the address, open no browser")
+
 # %% ../../nbs/9_interface/14_cli.ipynb #00000034
 def _workers_option(add):
     "Add `--workers`."
@@ -956,6 +974,7 @@ def parser(
     for add in (
         _evaluate_parser,
         _recommend_parser,
+        _explore_parser,
         _ablate_parser,
         _compare_parser,
         _data_parser,

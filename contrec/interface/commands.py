@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['fit_table', 'table_text', 'example_text', 'run_command', 'evaluate_command', 'known_history', 'recommend_command',
-           'ablate_command', 'compare_command', 'data_list_command', 'data_check_command', 'data_fetch_command']
+           'ablate_command', 'compare_command', 'data_list_command', 'data_check_command', 'data_fetch_command',
+           'explore_command']
 
 # %% ../../nbs/9_interface/13_commands.ipynb #00000003
 import json
@@ -488,3 +489,10 @@ def data_check_command(args):
 def data_fetch_command(args):
     "Run `contrec data fetch`."
     print(catalog.fetch(args.name))
+
+# %% ../../nbs/9_interface/13_commands.ipynb #5a7d10e1
+def explore_command(args):
+    "Run `contrec explore`."
+    from contrec.interface.explore import explore
+
+    explore(args.folder, args.page, not args.no_browser, _say)

@@ -128,12 +128,21 @@ def _metrics(split, config, evaluations):
     }
 
 # %% ../../nbs/9_interface/12_job.ipynb #00000015
-def _write_report(out, metrics, model, evaluations):
-    "Write the run's `report.html`; return the seconds that it took."
+def _keep_map(out, model, report):
+    "Compute the map of the items, keep it in the run's folder, and return it."
+    from contrec.interface.item_map import ItemMap
+    from contrec.interface.space import space_of
+
+    return ItemMap(*space_of(model, out, report))
+
+
+def _write_report(out, metrics, model, evaluations, report):
+    "Write the run's map and `report.html`; return the seconds that it took."
     start = time.perf_counter()
+    shown = _keep_map(out, model, report)
     log = read_log_rows(out / "log.jsonl")
     with atomic_path(out / "report.html") as path:
-        page = html_report(metrics, log, model, evaluations)
+        page = html_report(metrics, log, model, evaluations, shown=shown)
         path.write_text(page, encoding="utf-8")
     return round(time.perf_counter() - start, 3)
 
@@ -159,7 +168,7 @@ def _train_and_report(split, model, out, report, accelerator):
         model, split, out, report, accelerator
     )
     metrics = _metrics(split, model.config, evaluations)
-    spent["report"] = _write_report(out, metrics, model, evaluations)
+    spent["report"] = _write_report(out, metrics, model, evaluations, report)
     total = round(time.perf_counter() - began, 3)
     metrics["seconds"] = seconds | spent | {"total": total}
     write_json(out / "metrics.json", metrics)

@@ -12,12 +12,10 @@ from typing import NamedTuple
 
 import jinja2
 import numpy as np
-import torch
 from markupsafe import Markup
 
 from .data_figures import plot_learning_curves
 from .figures import figure_to_html
-from .space_figures import main_category, plot_token_space, project
 from ..ranking.evaluation import Evaluation
 from ..ranking.metrics import bootstrap
 
@@ -84,23 +82,28 @@ def _three_examples(model):
     return list(examples.values())[:3]
 
 # %% ../../nbs/9_interface/11_report.ipynb #00000011
-def html_report(
+def _map(model, shown):
+    "Write the map of the items as a part of the page."
+    from contrec.interface.item_map import ItemMap
+    from contrec.interface.space import space_of
+    from contrec.interface.studio_page import map_part
+
+    return map_part(shown or ItemMap(*space_of(model)))
+
+
+def html_report(  # noqa: PLR0913 (the parts of a report)
     metrics: dict,  # As in a run's `metrics.json`
     log: list[dict],  # Rows of its `log.jsonl`
     model,  # The fitted `ContRec`
     evaluations: dict[str, Evaluation],  # By system, for the intervals
-    seed: int = 0,  # Of the projection and the bootstrap
+    seed: int = 0,  # Of the bootstrap
+    shown=None,  # The `ItemMap` that the run keeps; made if `None`
 ) -> str:  # A whole HTML page
     """Return the report of a run as one self-contained page.
 
     Everything that comes from the data is escaped.
     """
-    with torch.no_grad():
-        vectors = model.network.catalogue().latents.cpu().numpy()
     curves = figure_to_html(plot_learning_curves(log))
-    categories = main_category(model.split.items["categories"])
-    points = project(vectors, seed=seed)
-    space = figure_to_html(plot_token_space(points, categories, title="Item tokens"))
     found = {
         name: bootstrap(e.per_user["NDCG@10"], seed=seed)
         for name, e in evaluations.items()
@@ -112,6 +115,6 @@ def html_report(
         intervals={name: (i.low, i.high) for name, i in found.items()},
         systems=sorted(metrics["systems"].items(), key=lambda s: -s[1]["NDCG@10"]),
         curves=Markup(curves),
-        space=Markup(space),
+        space=Markup(_map(model, shown)),
         examples=_three_examples(model),
     )

@@ -315,6 +315,7 @@ def test_accelerate_launches_the_command_line(world, tmp_path):
         "metrics.json",
         "model",
         "report.html",
+        "space",
     ]
     rows = [
         json.loads(line)

@@ -155,7 +155,9 @@ def test_the_hidden_solutions_run(tutorial, monkeypatch):
 def test_start_here_leads_three_readers_to_notebooks_and_trains_nothing(monkeypatch):
     page = NBS / "00_start_here.ipynb"
     monkeypatch.chdir(NBS)
-    code, world = "\n\n".join(cells(page, "code")), {}
+    first, *others = cells(page, "code")
+    assert "#| eval: false" in first and "studio(demo_run())" in first
+    code, world = "\n\n".join(others), {}
     assert not re.search(r"default_exp|#\| *export|contrec|\.fit\(", code)
     exec(compile(code, page.name, "exec"), world)
     matplotlib.pyplot.close("all")

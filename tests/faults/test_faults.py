@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-import contrec.interface.report
+import contrec.interface.space
 import contrec.recommender.config
 import contrec.studies.ablation
 import contrec.studies.comparison
@@ -31,7 +31,7 @@ def as_before():
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (contrec.recommender.config, "PRESETS"),
-            (contrec.interface.report, "project"),
+            (contrec.interface.space, "_umap_plane"),
             (contrec.studies.ablation, "load_split"),
             (contrec.studies.experiments, "load_split"),
             (contrec.studies.tuning, "load_split"),

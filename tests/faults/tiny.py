@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-import contrec.interface.report
+import contrec.interface.space
 import contrec.interface.space_figures
 import contrec.recommender.contrec
 from contrec.foundations.schema import Presets
@@ -78,7 +78,7 @@ def use_tiny_presets() -> None:
     }
     presets["contrec"] = contrec.recommender.config.preset("contrec", **small)
     contrec.recommender.config.PRESETS = Presets(**presets)
-    contrec.interface.report.project = project_linearly
+    contrec.interface.space._umap_plane = project_linearly
 
 
 def project_linearly(x, seed=0):

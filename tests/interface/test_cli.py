@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-import contrec.interface.report
+import contrec.interface.space
+import contrec.interface.space_figures
 from contrec.data import datasets as catalog
 from contrec.foundations.files import read_json
 from contrec.foundations.run_folder import read_log_rows
@@ -27,6 +28,7 @@ FILES = [
     "metrics.json",
     "model",
     "report.html",
+    "space",
 ]
 FAST = ["--epochs", "3"]
 
@@ -39,8 +41,8 @@ def flat_projection(monkeypatch, request):
     """
     if "umap" not in request.keywords:
         monkeypatch.setattr(
-            contrec.interface.report,
-            "project",
+            contrec.interface.space,
+            "_umap_plane",
             lambda x, seed=0: contrec.interface.space_figures.project(x, method="pca"),
         )
 
@@ -64,8 +66,8 @@ def finished(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            contrec.interface.report,
-            "project",
+            contrec.interface.space,
+            "_umap_plane",
             lambda x, seed=0: contrec.interface.space_figures.project(x, method="pca"),
         )
         assert cli.main(arguments(world, out)) == 0
@@ -149,7 +151,7 @@ def test_titles_are_escaped_in_the_report(finished):
     assert (
         "&amp; &lt;b&gt;" in page
         and ", & <b>" not in page
-        and "http" not in page.replace("http-equiv", "")
+        and "http" not in page.replace("http://www.w3.org/2000/svg", "")
     )
 
 
