@@ -195,7 +195,7 @@ def alter_row(path: Path, random, kinds) -> str:
         (row, name)
         for row in rows
         for name in ("config", "context", "versions", "search")
-        if row["kind"] in kinds and row[name] is not None
+        if row["kind"] in kinds and len(row[name] or "") > 2
     ]
     row, name = cells[int(random.integers(len(cells)))]
     if random.random() < 0.25:
