@@ -24,6 +24,7 @@ _PUBLIC = {
     "compare": "ranking.evaluation",
     "Recommender": "ranking.recommender",
     "ContrecError": "foundations.errors",
+    "studio": "interface.studio",
 }
 __all__ = ["__version__", *_PUBLIC]
 

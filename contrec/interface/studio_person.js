@@ -19,7 +19,7 @@ class PersonPanel {
     this.rows = make("ol", { className: "history", "aria-label": "history, oldest first" });
     this.settings = make("details", {}, make("summary", { textContent: "decoding settings" }));
     this.list = make("ol", { className: "list", "aria-label": "recommendations" });
-    this.words = make("p", { className: "meta" });
+    this.words = make("p", { className: "meta", textContent: "The model is being loaded …" });
     this.why = make("div", { className: "why" });
     this.who = make("h4", { textContent: "History" });
     const empty = button("clear", "remove all titles from the history", () => this.set([], ""));

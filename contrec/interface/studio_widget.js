@@ -250,7 +250,10 @@ async function render({ model, el }) {
   studio.attach(new ScatterDots(api, source, scene, local?.planes));
   studio.setTheme(isDark());
   source.onReady = (answer) => studio.startPerson(answer);
-  source.onFailed = (text) => studio.say(text, true);
+  source.onFailed = (text) => {
+    studio.person.words.textContent = text;
+    studio.say(text, true);
+  };
   source.onShow = (wanted) => showState(studio, wanted);
   const themes = new MutationObserver(() => studio.setTheme(isDark()));
   themes.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
