@@ -274,6 +274,10 @@ _DOWNLOAD = (
     "fetch a language model from the Hugging Face hub if it is not on this "
     "machine; without this a hub id is only looked for in the hub's cache"
 )
+_TRUST_CODE = (
+    "import the code from outside contrec that the model names, such as a tokenizer of"
+    " yours: only for a model whose code you know"
+)
 _NO_VERIFY = (
     "load the model even if files were altered or are from elsewhere; for who "
     "changed them knowingly"
@@ -654,6 +658,7 @@ def _evaluate_parser(commands):
     )
     add("--device", metavar="NAME", type=device_name, help=_DEVICE)
     add("--no-verify", action="store_true", help=_NO_VERIFY)
+    add("--trust-code", action="store_true", help=_TRUST_CODE)
     add("--download", action="store_true", help=_DOWNLOAD)
 
 # %% ../../nbs/9_interface/14_cli.ipynb #00000032
@@ -699,6 +704,7 @@ def _recommend_parser(commands):
     add("--json", action="store_true", help="print a JSON list instead of a table")
     add("--device", metavar="NAME", type=device_name, help=_DEVICE)
     add("--no-verify", action="store_true", help=_NO_VERIFY)
+    add("--trust-code", action="store_true", help=_TRUST_CODE)
     add("--download", action="store_true", help=_DOWNLOAD)
 
 # %% ../../nbs/9_interface/14_cli.ipynb #5a7d10e2

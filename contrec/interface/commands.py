@@ -332,7 +332,9 @@ def run_command(args):
 def _model(args):
     "Load the model that a command names: a run's folder, or a model folder."
     verify = not args.no_verify
-    return ContRec.from_pretrained(args.model, args.device, verify, args.download)
+    return ContRec.from_pretrained(
+        args.model, args.device, verify, args.download, args.trust_code
+    )
 
 
 def evaluate_command(args):

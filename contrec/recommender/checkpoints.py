@@ -22,6 +22,7 @@ from ..data.split import Split
 from ..foundations.errors import CheckpointError, ConfigError, ContrecError
 from ..foundations.files import load_tensors, read_json, save_tensors, write_json
 from ..foundations.hub import load_text
+from ..foundations.registry import check_trusted
 from ..foundations.run_folder import item_table_sha256
 from ..foundations.schema import Schema, read_checked, shown
 from contrec.foundations.storage import (
@@ -32,7 +33,7 @@ from contrec.foundations.storage import (
     settle,
     write_manifest,
 )
-from .config import ContRecConfig
+from .config import NAMED_PARTS, ContRecConfig
 from .network import Network, build_network
 
 # %% ../../nbs/7_recommender/03_checkpoints.ipynb #c9caa614
@@ -275,8 +276,8 @@ MISFIT_ERRORS = (
 def _read_network(folder, config, split, verify, download):
     "Build the network and fill in the weights of a model folder."
     saved = load_tensors(folder / "model.safetensors", verify)
-    tiny = config.backbone.name.partition(":")[0] == "tiny"
-    text = load_text(folder / "text") if tiny else None
+    scratch = config.backbone.part.is_from_scratch(config.backbone.name)
+    text = load_text(folder / "text") if scratch else None
     d_in = saved.metadata.get("d_in")
     try:
         if type(d_in) is not int or not 0 < d_in < 10**6:
@@ -297,9 +298,27 @@ def _read_network(folder, config, split, verify, download):
     return network.eval()
 
 # %% ../../nbs/7_recommender/03_checkpoints.ipynb #158d3708
-def _read_config(path):
+def _settings(value, place=""):
+    "Yield each setting with its place, `tokenizer.kind`, however it is nested."
+    if not isinstance(value, dict):
+        yield place, value
+        return
+    for name, inner in value.items():
+        yield from _settings(inner, f"{place}.{name}".lstrip("."))
+
+
+def _check_code(path, settings, trust_code):
+    "Raise `ConfigError` if settings name code that this process has not approved."
+    for place, name in _settings(settings):
+        if place in NAMED_PARTS and isinstance(name, str):
+            for part in name.split("+"):
+                check_trusted(NAMED_PARTS[place], part, path, trust_code)
+
+
+def _read_config(path, trust_code):
     "Read the settings; raise `CheckpointError` if they are wrong."
     settings = read_json(path)
+    _check_code(path, settings, trust_code)
     try:
         return ContRecConfig.from_dict(settings)
     except (ConfigError, TypeError, AttributeError) as error:
@@ -320,15 +339,17 @@ def read_model(
     verify: bool = True,
     # Whether a language model that is not on this machine may be fetched
     download: bool = False,
+    # Whether parts from outside the kit, which `config.json` names, may be imported
+    trust_code: bool = False,
 ) -> SavedModel:
     """Read the parts of a saved model.
 
     Raises `CheckpointError` if a file is missing, altered, or does not fit the
-    others.
+    others, and `ConfigError` where it names code that this process has not approved.
     """
     folder = find_model_folder(folder)
     facts = _check_manifest(folder) if verify else None
-    config = _read_config(folder / "config.json")
+    config = _read_config(folder / "config.json", trust_code)
     split = read_split(folder, verify)
     network = _read_network(folder, config, split, verify, download)
     if facts is not None:

@@ -9,6 +9,7 @@ __all__ = ['DECODING_SECTIONS', 'ContRec']
 import contextlib
 import copy
 import inspect
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
@@ -20,6 +21,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from fastcore.basics import patch
+from huggingface_hub import HfApi, ModelCard, ModelCardData
 
 # %% ../../nbs/7_recommender/06_contrec.ipynb #9ddad5f0
 from ..data.interactions import Ragged, html_card
@@ -34,6 +36,7 @@ from contrec.foundations.errors import (
     escape_controls,
 )
 from ..foundations.files import load_tensors, save_tensors
+from ..foundations.hub import model_folder
 from ..foundations.random import seeded
 from ..foundations.registry import lookup
 from ..foundations.run_folder import Stages, run_record
@@ -807,24 +810,84 @@ def save_pretrained(
 @patch(cls_method=True)
 def from_pretrained(
     cls: ContRec,
-    folder: str | Path,  # Written by `save_pretrained`, or the folder of a run
+    # Written by `save_pretrained`, the folder of a run, or with `download` a hub id
+    folder: str | Path,
     device: str | torch.device | None = None,  # As in the constructor
     # Compare all files with the manifest; `False` for who has changed them knowingly
     verify: bool = True,
-    # Whether a language model that is not on this machine may be fetched
+    # Whether the model, or the language model under it, may be fetched
     download: bool = False,
+    # Whether parts from outside the kit, which the model names, may be imported
+    trust_code: bool = False,
 ) -> ContRec:
     """Read a saved model.
 
     Raises `CheckpointError` where a file is missing, altered, or does not fit the
-    others.
+    others, and `ConfigError` where it names code that this process has not approved.
     """
-    saved = read_model(folder, verify, download)
+    if download and not Path(folder).exists():
+        folder = model_folder(folder, download).path
+    saved = read_model(folder, verify, download, trust_code)
     model = cls(saved.config, device, download)
     model.split, model.network = saved.split, saved.network.to(model.device)
     model.network.backbone.precision = model._precision()
     model._ready = model._words = None
     return model
+
+# %% ../../nbs/7_recommender/06_contrec.ipynb #6a4ac4c4
+@patch
+def model_card(
+    self: ContRec,
+    repo_id: str = "owner/name",  # Where it will be found on the hub
+) -> ModelCard:  # Its text is Markdown
+    """Write the page that introduces a model on the hub.
+
+    Raises `ConfigError` before `fit`.
+    """
+    self._fitted()
+    tags = ["recommender-system", "diffusion", "continuous-tokens"]
+    head = ModelCardData(library_name="contrec", tags=tags)
+    facts = self._facts() | {"settings": repr(self.config)}
+    rows = [f"| {name} | {escape_controls(value)} |" for name, value in facts.items()]
+    lines = [
+        f"---\n{head.to_yaml()}\n---\n",
+        f"# ContRec, fitted on {escape_controls(self.split.name)}\n",
+        "| | |\n|---|---|",
+        *rows,
+        "\n```python\nfrom contrec import ContRec\n",
+        f'model = ContRec.from_pretrained("{repo_id}", download=True)\n```\n',
+        "The files hold the log of its training: user ids and histories.\n",
+    ]
+    return ModelCard("\n".join(lines), ignore_metadata_errors=True)
+
+# %% ../../nbs/7_recommender/06_contrec.ipynb #6a4ac4c5
+@patch
+def push_to_hub(
+    self: ContRec,
+    repo_id: str,  # `owner/name`
+    private: bool = True,  # Whether only the owner can read it: it holds the log
+    token: str | None = None,  # Of the hub; that of `hf auth login` if `None`
+) -> str:  # Address of the model
+    """Upload the model and its card; the network is used only here.
+
+    Raises `ConfigError` before `fit`, and if the hub refuses or cannot be reached.
+    """
+    card = self.model_card(repo_id)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        self.save_pretrained(folder)
+        card.save(folder / "README.md")
+        try:
+            api = HfApi(token=token, library_name="contrec")
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder)
+        except Exception as error:  # whatever a network can do
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConfigError(
+                f"the model could not be uploaded as '{repo_id}' ({reason[:200]})."
+                " Check the name, the network, and hf auth login."
+            ) from error
+    return str(address)
 
 # %% ../../nbs/7_recommender/06_contrec.ipynb #reprctr1
 @patch

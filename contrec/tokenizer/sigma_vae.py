@@ -115,12 +115,7 @@ class Tokenizer(nn.Module):
     It has `loss`, `encode`, `decode`, and the standardisation of the input.
     """
 
-    kinds: dict[str, type] = {}  # Every subclass by name, for `load_tokenizer`
     block = 64  # `encode` works through its input in blocks of exactly this many rows
-
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        Tokenizer.kinds[cls.__name__] = cls
 
     def __init__(
         self,

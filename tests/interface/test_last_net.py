@@ -485,11 +485,21 @@ def test_the_parser_is_built_without_a_heavy_import(code):
     assert done.stdout.split() == []
 
 
-def test_figures_and_the_report_import_no_optional_library():
-    code = (
-        "import sys, contrec.interface.report, contrec.interface.result_figures;"
-        " print(*({'peft', 'faiss', 'umap', 'transformers'} & set(sys.modules)))"
-    )
+@pytest.mark.parametrize(
+    "modules, absent",
+    [
+        (
+            "contrec.interface.report, contrec.interface.result_figures",
+            {"peft", "faiss", "umap", "transformers"},
+        ),
+        (
+            "contrec.recommender.contrec",
+            {"peft", "faiss", "umap", "transformers", "matplotlib"},
+        ),
+    ],
+)
+def test_libraries_are_imported_when_they_are_first_used(modules, absent):
+    code = f"import sys, {modules}; print(*({absent} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
@@ -515,19 +525,18 @@ def test_a_library_that_is_missing_ends_in_a_line(arguments):
 
 def test_help_lists_the_names_that_options_accept(capsys):
     from contrec.data.datasets import DATASETS
-    from contrec.foundations.registry import names
-    from contrec.recommender.config import PRESETS
+    from contrec.recommender.config import EMBEDDINGS, PRESETS
     from contrec.studies.systems import FUSED, SYSTEMS
 
     expected = {
-        "run": [*DATASETS, *names("embedding"), *PRESETS],
+        "run": [*DATASETS, *EMBEDDINGS, *PRESETS],
         "compare": [*SYSTEMS, *FUSED],
     }
-    for command_name, shown in expected.items():
+    for command_name, names in expected.items():
         with pytest.raises(SystemExit):
             cli.main([command_name, "--help"])
         page = re.sub(r"\s+", "", capsys.readouterr().out)
-        assert all(re.sub(r"\s+", "", name) in page for name in shown)
+        assert all(re.sub(r"\s+", "", name) in page for name in names)
         assert "<" not in page
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from contrec.foundations.errors import CheckpointError, ConfigError
 from contrec.foundations.files import load_tensors, save_tensors
 from contrec.foundations.storage import MANIFEST
 from contrec.recommender.checkpoints import sequences_sha256
+from contrec.recommender.config import NAMED_PARTS
 from contrec.recommender.contrec import ContRec
 
 
@@ -266,6 +268,28 @@ def test_settings_that_are_no_object_are_refused(folder, value):
     refused(folder, "config.json", verify=False)
 
 
+@pytest.mark.parametrize("place", NAMED_PARTS)
+@pytest.mark.parametrize("name", ["strangers.module:Part", "subprocess:run"])
+def test_code_from_outside_the_kit_is_not_run_unasked(folder, place, name):
+    section, _, setting = place.partition(".")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for changed in (
+        {place: name} | config,
+        config | {place: name},
+        config | {section: config[section] | {setting: name}},
+    ):
+        path.write_text(json.dumps(changed))
+        with pytest.raises(ConfigError, match="not run unasked") as caught:
+            ContRec.from_pretrained(folder, verify=False)
+        assert len(str(caught.value).splitlines()) == 1
+    assert "strangers" not in sys.modules
+    # With permission it is looked for, and there is no such package
+    if name.startswith("strangers"):
+        words = ("cannot be imported", "strangers")
+        refused(folder, *words, verify=False, trust_code=True)
+
+
 def test_a_vocabulary_that_asks_for_code_is_refused(folder):
     path = folder / "text" / "tokenizer_config.json"
     path.write_text(
@@ -375,3 +399,43 @@ def test_the_digest_of_the_sequences_is_the_splits_own(small_split, world):
     assert (
         sequences_sha256(small_split) == small_split.sha256 == sequences_sha256(other)
     )
+
+
+def test_a_model_goes_to_the_hub_and_back(model, tmp_path, monkeypatch):
+    """A folder plays the hub; what is fetched is checked as any folder is."""
+    hub = tmp_path / "hub"
+
+    class Api:
+        def __init__(self, **how): ...
+
+        def create_repo(self, repo_id, private, exist_ok):
+            assert private
+            return f"https://hub/{repo_id}"
+
+        def upload_folder(self, repo_id, folder_path):
+            shutil.copytree(folder_path, hub)
+
+    monkeypatch.setattr("contrec.recommender.contrec.HfApi", Api)
+    assert model.push_to_hub("me/films") == "https://hub/me/films"
+    card = (hub / "README.md").read_text()
+    assert "library_name: contrec" in card and "user ids and histories" in card
+    assert 'from_pretrained("me/films", download=True)' in card
+
+    def snapshot(name, allow_patterns, local_files_only):
+        assert name == "me/films" and not local_files_only
+        return str(hub)
+
+    monkeypatch.setattr("contrec.foundations.hub.snapshot_download", snapshot)
+    found = ContRec.from_pretrained("me/films", download=True)
+    assert np.array_equal(answers(found), answers(model))
+    flip(hub / "model.safetensors", 4321)
+    refused("me/films", "model.safetensors", download=True)
+    monkeypatch.delattr("contrec.foundations.hub.snapshot_download")
+    refused("me/films", "does not exist")  # Without download nothing is asked
+
+    def fails(*_, **__):
+        raise OSError("no network")
+
+    Api.upload_folder = fails
+    with pytest.raises(ConfigError, match="no network.*hf auth login"):
+        model.push_to_hub("me/films")

@@ -508,7 +508,6 @@ def test_settings_of_a_class_that_takes_anything_are_left_to_it():
     finally:
         _FOUND["tokenizer"].clear()
         _FOUND["tokenizer"].update(kept)
-        del Tokenizer.kinds["Anything"]
 
 
 @pytest.mark.parametrize("index", ["exact", "flat", "hnsw", "ivf"])

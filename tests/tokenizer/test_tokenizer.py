@@ -434,20 +434,17 @@ def test_diagnose_sees_a_perfect_and_a_useless_tokenizer():
         def decode(self, z):
             return self.mean.expand(len(z), -1)
 
-    try:
-        e, held = rows(400), np.arange(40)
-        identity, useless = Identity(16, 16, 1), Useless(16, 16, 1)
-        for t in (identity, useless):
-            t.fit_standard(e[40:])
-        good, bad = diagnose(identity, e, held), diagnose(useless, e, held)
-        assert (
-            survival(identity, e, 0) == 1
-            and 0.5 < survival(identity, e, 0.1) <= 1
-            and survival(identity, e, 100) < 0.05
-        )
-        assert survival(identity, e, 0.3, seed=1) == survival(identity, e, 0.3, seed=1)
-    finally:
-        del module.Tokenizer.kinds["Identity"], module.Tokenizer.kinds["Useless"]
+    e, held = rows(400), np.arange(40)
+    identity, useless = Identity(16, 16, 1), Useless(16, 16, 1)
+    for t in (identity, useless):
+        t.fit_standard(e[40:])
+    good, bad = diagnose(identity, e, held), diagnose(useless, e, held)
+    assert (
+        survival(identity, e, 0) == 1
+        and 0.5 < survival(identity, e, 0.1) <= 1
+        and survival(identity, e, 100) < 0.05
+    )
+    assert survival(identity, e, 0.3, seed=1) == survival(identity, e, 0.3, seed=1)
     assert good["mse"] < 1e-9 and good["recall@1"] == 1 and good["overlap@10"] == 1
     assert (
         bad["mse"] == pytest.approx(1, abs=0.05)
@@ -515,14 +512,11 @@ def test_collapse_is_seen_whatever_its_form(how):
             )
             return z[:, None]
 
-    try:
-        t = Fixed(16, 8, 1)
-        t.fit_standard(rows())
-        with pytest.raises(TrainingError, match="collapsed"):
-            module.check_collapse(t, rows())
-        module.check_collapse(make(AutoEncoder), rows())  # Untrained is not collapsed
-    finally:
-        del module.Tokenizer.kinds["Fixed"]
+    t = Fixed(16, 8, 1)
+    t.fit_standard(rows())
+    with pytest.raises(TrainingError, match="collapsed"):
+        module.check_collapse(t, rows())
+    module.check_collapse(make(AutoEncoder), rows())  # Untrained is not collapsed
 
 
 @pytest.mark.parametrize(
