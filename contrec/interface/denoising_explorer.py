@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
+from ..diffusion.posterior import sampler_of
 from .diffusion_figures import plot_denoising
 from .explorer import Explorer, View, unique_names
 from .space_figures import project
@@ -59,7 +60,10 @@ class Denoising:
     ) -> np.ndarray:  # (samples, steps + 1, d)
         "Return every position of every sample."
         noise = torch.Generator(self.model.network.inputs.device).manual_seed(seed)
-        path = self.model.network.diffusion.walk(
+        network = self.model.network
+        catalogue = network.catalogue()
+        sampler = sampler_of(network.diffusion, catalogue.latents, catalogue.scale)
+        path = sampler.walk(
             self.condition(user), steps, guidance, samples, temperature, generator=noise
         )
         return torch.cat([*path]).transpose(0, 1).cpu().numpy()

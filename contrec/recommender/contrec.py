@@ -26,6 +26,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 # %% ../../nbs/7_recommender/06_contrec.ipynb #9ddad5f0
 from ..data.interactions import Ragged, html_card
 from ..data.split import Split
+from ..diffusion.posterior import BLOCK, ItemSampler, sampler_of
 from ..foundations.environment import device_of
 from contrec.foundations.errors import (
     ConfigError,
@@ -520,14 +521,8 @@ def _take_checked(self: ContRec):
 # %% ../../nbs/7_recommender/06_contrec.ipynb #c0re0019
 @patch
 @torch.no_grad()
-def generate(
-    self: ContRec,
-    histories: Ragged,  # (b) rows of item numbers
-) -> tuple[Catalogue, ItemIndex, torch.Tensor]:
-    """Return the catalogue, its index, and preference vectors (b, samples, d).
-
-    Raises `DataError` for an empty history.
-    """
+def _read(self: ContRec, histories):
+    "Return the catalogue, its index (made once), and the conditions (b, h)."
     self._fitted()
     self.network.eval()
     if self._ready is None:
@@ -540,9 +535,23 @@ def generate(
         )
         self._ready = catalogue, index
     catalogue, index = self._ready
-    return catalogue, index, self.sample(self.network.state(histories, catalogue))
+    return catalogue, index, self.network.state(histories, catalogue)
 
 
+@patch
+@torch.no_grad()
+def generate(
+    self: ContRec,
+    histories: Ragged,  # (b) rows of item numbers
+) -> tuple[Catalogue, ItemIndex, torch.Tensor]:
+    """Return the catalogue, its index, and preference vectors (b, samples, d).
+
+    Raises `DataError` for an empty history.
+    """
+    catalogue, index, condition = self._read(histories)
+    return catalogue, index, self.sample(condition)
+
+# %% ../../nbs/7_recommender/06_contrec.ipynb #gen0samp
 @patch
 def sample(
     self: ContRec,
@@ -550,27 +559,88 @@ def sample(
 ) -> torch.Tensor:  # (b, samples, d)
     "Draw preference vectors under these conditions."
     c = self.config.decoding
-    noise = torch.Generator(condition.device).manual_seed(self.config.seed)
-    return self.network.diffusion.sample(
-        condition, c.steps, c.guidance, c.samples, c.noise_scale, c.method, noise
+
+    def draw(sampler, rows, noise):
+        return sampler.sample(
+            rows, c.steps, c.guidance, c.samples, c.noise_scale, c.method, noise
+        )
+
+    return self._in_blocks(draw, condition)
+
+
+@patch
+def average_posterior(
+    self: ContRec,
+    condition: torch.Tensor,  # (b, h) from `Network.state`
+) -> torch.Tensor:  # (b, n_items) logarithm of the mean over the samples
+    "Average the posteriors over items that the samples leave open at a step."
+    c = self.config.decoding
+
+    def average(sampler, rows, noise):
+        return sampler.average(
+            rows,
+            c.posterior_step,
+            c.steps,
+            c.guidance,
+            samples=c.samples,
+            temperature=c.noise_scale,
+            method=c.method,
+            generator=noise,
+        )
+
+    return self._in_blocks(average, condition)
+
+# %% ../../nbs/7_recommender/06_contrec.ipynb #gen0bloc
+@patch
+def _in_blocks(self: ContRec, generate, condition):
+    """Generate for blocks of conditions, if the sampler has a posterior to keep.
+
+    It gives all rows the same noise, so the blocks change nothing.
+    """
+    ready = getattr(self, "_ready", None)
+    catalogue = ready[0] if ready else self.network.catalogue()
+    sampler = sampler_of(self.network.diffusion, catalogue.latents, catalogue.scale)
+    size = len(condition)
+    if isinstance(sampler, ItemSampler):
+        numbers = self.config.decoding.samples * len(catalogue.latents)
+        size = max(1, BLOCK // numbers)
+    seed, device = self.config.seed, condition.device
+    return torch.cat(
+        [
+            generate(sampler, rows, torch.Generator(device).manual_seed(seed))
+            for rows in condition.split(max(1, size))
+        ]
     )
 
 # %% ../../nbs/7_recommender/06_contrec.ipynb #c0re0020
 @patch
 def _score(self: ContRec, histories: Ragged, users: np.ndarray | None) -> np.ndarray:
-    """Score all items: log-mean-exp over the preference vectors of cosine / tau.
+    """Score all items: the samples as `decoding.reading` says, and perhaps their text.
 
-    The text score is added where the settings say so.
+    `similarity` is the log-mean-exp over the samples of cosine / tau.
     """
-    catalogue, index, preference = self.generate(histories)
-    scores, c = index.scores(preference), self.config.decoding
-    if self.network.text_predicted is not None:
-        scores = calibrate_new_items(self.network, catalogue, preference, scores, c.tau)
+    condition, c = self._read(histories)[2], self.config.decoding
+    if c.reading == "posterior":
+        scores = self.average_posterior(condition)
+    else:
+        scores = self._similarity_scores(condition)
     if c.text_score != "none" and c.text_weight:
-        scores = fuse(scores, self.text_scores(histories, preference), c.text_weight)
+        text = self.text_scores(histories, self.sample(condition))
+        scores = fuse(scores, text, c.text_weight)
     return np.asarray(scores.cpu(), np.float32)
 
 
+@patch
+def _similarity_scores(self: ContRec, condition):
+    "Score items by their similarity to generated vectors; new items are calibrated."
+    (catalogue, index), preference = self._ready, self.sample(condition)
+    scores = index.scores(preference)
+    if self.network.text_predicted is None:
+        return scores
+    tau = self.config.decoding.tau
+    return calibrate_new_items(self.network, catalogue, preference, scores, tau)
+
+# %% ../../nbs/7_recommender/06_contrec.ipynb #gen0rank
 @patch
 def rank(
     self: ContRec,
@@ -767,9 +837,14 @@ def with_items(
     """Recommend new items too, from their text alone.
 
     Their scores are calibrated, but for an index other than `exact`. Raises `DataError`
-    for an id that is known.
+    for an id that is known, and `ConfigError` where posteriors are read.
     """
     self._fitted()
+    if self.config.decoding.reading == "posterior":
+        raise ConfigError(
+            "new items are calibrated by their similarity. Call"
+            ' with_decoding(reading="similarity") first.'
+        )
     other = copy.copy(self)
     other.split, other.network = add_items(
         self.split, self.network, items, self.config.decoding.text_encoder

@@ -7,18 +7,6 @@ import pytest
 
 NBS = Path(__file__).parents[2] / "nbs"
 
-# Still to be divided: the studio, which came last
-LONG = {
-    f"9_interface/{name}"
-    for name in (
-        "20_space",
-        "21_item_map",
-        "22_person",
-        "23_studio_page",
-        "24_studio",
-        "25_explore",
-    )
-}
 
 NOTEBOOKS = {
     path.relative_to(NBS).with_suffix("").as_posix(): path
@@ -35,7 +23,7 @@ def exported(path):
             yield cell["id"], lines
 
 
-@pytest.mark.parametrize("name", sorted(NOTEBOOKS.keys() - LONG))
+@pytest.mark.parametrize("name", sorted(NOTEBOOKS))
 def test_exported_cells_have_at_most_40_lines(name):
     found = {cell: len(lines) for cell, lines in exported(NOTEBOOKS[name])}
     assert not {cell: n for cell, n in found.items() if n > 40}
