@@ -20,7 +20,7 @@ from ..foundations.errors import ConfigError
 from ..foundations.files import read_yaml
 from ..foundations.registry import lookup
 from ..foundations.schema import Schema, check, check_name
-from ..recommender.config import PRESETS
+from ..recommender.config import PRESETS, preset
 from contrec.studies.experiments import (
     cold_run,
     model_run,
@@ -90,7 +90,7 @@ class ModelSettings(Schema):
     "Settings that `model_run` needs."
 
     preset: str
-    tokenizer: TokenizerKind = None
+    tokenizer: dict[str, Any] = {}
 
 
 class ReadoutSettings(Schema):
@@ -156,8 +156,10 @@ def check_study(
         )
         if "preset" in found:
             check_name(found["preset"], PRESETS, "preset")
-        if "tokenizer" in found and "tokenizer" in SETTINGS[study.run].model_fields:
+        if study.run == "tokenizer":
             lookup("tokenizer", found["tokenizer"]["kind"])
+        if study.run == "model":
+            preset(found["preset"], tokenizer=found.get("tokenizer", {}))
 
 
 def read_study(

@@ -26,7 +26,6 @@ from ..ranking.sequential import SASRec
 from ..recommender.config import preset
 from ..recommender.contrec import ContRec
 from .dreamrec import DreamRec
-from .experiments import renamed
 from .factor_models import BPR, LightGCNRecommender
 from .sequence_models import BERT4Rec, GRU4Rec
 from .tiger import TIGER
@@ -64,7 +63,7 @@ def product(**values: Sequence) -> list[dict]:
 
 def _contrec(name, seed, device=None, **settings):
     "Make ContRec from a preset with changes."
-    return ContRec(preset(name, **renamed(settings), seed=seed), device)
+    return ContRec(preset(name, **settings, seed=seed), device)
 
 # %% ../../nbs/8_studies/10_systems.ipynb #dace7dd2
 SYSTEMS = {
@@ -162,31 +161,31 @@ SYSTEMS |= {
     "contrec": System(
         partial(_contrec, "contrec"),
         {
-            "embedding": "linear+sasrec",
-            "embedding_settings.width": 64,
+            "embedding.kind": "linear+sasrec",
+            "embedding.width": 64,
             "diffusion.hidden": 128,
             "diffusion.p_terminal": 0.9,
-            "windows": True,
-            "lm_weight": 0.3,
-            "lr": 2e-3,
-            "ema": 0.995,
-            "epochs": 20,
-            "patience": 10,
+            "training.windows": True,
+            "training.lm_weight": 0.3,
+            "training.lr": 2e-3,
+            "training.ema": 0.995,
+            "training.epochs": 20,
+            "training.patience": 10,
         },
         product(
-            running_decays=([1.0, 0.8], [1.0, 0.9, 0.6]),
-            backbone_settings__dropout=(0.2, 0.4),
-            embedding_settings__dropout=(0.2, 0.4),
+            prompt__user_decays=([1.0, 0.8], [1.0, 0.9, 0.6]),
+            backbone__dropout=(0.2, 0.4),
+            embedding__dropout=(0.2, 0.4),
         ),
         large=tuple(
             {
-                "batch_size": size,
-                "item_scale": True,
-                "item_lr": 5.0,
-                "epochs": 12,
-                "patience": 4,
-                "embedding_settings.epochs": 20,
-                "precision": "bf16",
+                "training.batch_size": size,
+                "training.item_scale": True,
+                "training.item_lr": 5.0,
+                "training.epochs": 12,
+                "training.patience": 4,
+                "embedding.epochs": 20,
+                "training.precision": "bf16",
             }
             for size in (128, 64)
         ),
@@ -197,20 +196,20 @@ SYSTEMS |= {
 SYSTEMS |= {
     "contrec-paper": System(
         partial(_contrec, "contrec-paper"),
-        {"validate_every": 5},
+        {"training.eval_every": 5},
         product(
-            embedding=("lightgcn", "linear"),
-            guidance=(0.0, 1.0),
+            embedding__kind=("lightgcn", "linear"),
+            decoding__guidance=(0.0, 1.0),
             diffusion__dispersive_weight=(0.05, 0.5),
         ),
     ),
     "deftrec": System(
         partial(_contrec, "deftrec"),
-        {"validate_every": 5},
+        {"training.eval_every": 5},
         product(
-            embedding=("lightgcn", "linear"),
-            guidance=(0.0, 1.0),
-            diffusion__preference_weight=(0.1, 0.5),
+            embedding__kind=("lightgcn", "linear"),
+            decoding__guidance=(0.0, 1.0),
+            diffusion__ranking_weight=(0.1, 0.5),
         ),
     ),
 }

@@ -93,7 +93,7 @@ def use_tiny_data(world: Path) -> None:
     contrec.studies.ablation.RUNS["model"] = pretend_run
     systems = contrec.studies.systems.SYSTEMS
     systems["contrec"] = systems["contrec"]._replace(
-        settings=TINY, search=[{"lr": 0.001}]
+        settings=TINY, search=[{"training.lr": 0.001}]
     )
     few = {"epochs": 3, "width": 8}
     systems["sasrec-ce"] = systems["sasrec-ce"]._replace(

@@ -71,7 +71,7 @@ def fitted(split, config=None, **diffusion):
         diffusion={"hidden": 16, "blocks": 1, **diffusion},
         backbone={"hidden": 8},
     )
-    config = preset("contrec-basic", **small | (config or {}))
+    config = preset("contrec-basic", **small).replace(**config or {})
     return ContRec(config).fit(split)
 
 
@@ -698,11 +698,14 @@ def test_the_older_part_of_a_history_still_counts(model, split):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"prompt": {"template": "profile"}},
-        {"prompt": {"template": "explained"}, "decoding": {"noise_scale": 1.0}},
+        {"prompt.template": "profile"},
+        {"prompt.template": "explained", "decoding.noise_scale": 1.0},
         {
-            "decoding": {"text_score": "sentence", "text_encoder": None},
-            "training": {"epochs": 12, "lm_weight": 5.0, "batch_size": 4},
+            "decoding.text_score": "sentence",
+            "decoding.text_encoder": None,
+            "training.epochs": 12,
+            "training.lm_weight": 5.0,
+            "training.batch_size": 4,
         },
     ],
     ids=str,
@@ -713,20 +716,20 @@ def test_a_models_own_words_give_its_own_list(split, settings):
     """
     model = fitted(
         split,
-        config={"decoding": {"text_score": "likelihood", "text_weight": 0.7}}
+        config={"decoding.text_score": "likelihood", "decoding.text_weight": 0.7}
         | settings,
     )
     playground = Playground(model)
-    c = model.config
+    c = model.config.decoding
     speechless, moved = model.with_decoding(text_weight=0.0), 0
     for u in range(0, split.n_users, 17):
         view = playground.view(
             split.user_ids[u],
             samples=c.samples,
-            temperature=c.temperature,
+            noise_scale=c.noise_scale,
             guidance=c.guidance,
             steps=c.steps,
-            seed=c.seed,
+            seed=model.config.seed,
             weight=c.text_weight,
             k=30,
         )
@@ -782,7 +785,7 @@ def test_a_history_is_read_once_whatever_else_moves(model, split, monkeypatch):
         ("samples", 2),
         ("guidance", 2.0),
         ("steps", 3),
-        ("noise_scale", 0.5),
+        ("temperature", 0.5),
     ):
         explorer.controls[key].value = value
     assert read == []

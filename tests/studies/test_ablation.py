@@ -781,7 +781,7 @@ def test_a_missing_setting_is_named_with_its_file(tmp_path, capsys, run, missing
         ("tokenizer", {"input": "8"}, "input is '8'. It must be a whole number"),
         ("tokenizer", {"tokenizer": {}}, "the field 'tokenizer.kind' is missing"),
         ("tokenizer", {"tokenizer": {"kind": "VAF"}}, "unknown tokenizer 'VAF'"),
-        ("model", {"tokenizer": {"width": 4}}, "'tokenizer.kind' is missing"),
+        ("model", {"tokenizer": {"widht": 4}}, "Did you mean 'tokenizer.width'"),
         ("model", {"preset": "contrek"}, "Did you mean 'contrec'?"),
         ("speed", {"users": None}, "users is None. It must be a whole number"),
         ("readout", {"train": 3}, "train is 3. It must be an object"),

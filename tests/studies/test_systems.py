@@ -795,10 +795,19 @@ QUICK = {
     ),
     "dreamrec": {"epochs": 1, "T": 10, "every": 1},
     "tiger": {"epochs": 1, "quantizer_epochs": 2},
-    "contrec": {"epochs": 1, "tokenizer_epochs": 2, "embedding_settings.epochs": 1},
+    "contrec": {
+        "training.epochs": 1,
+        "training.tokenizer_epochs": 2,
+        "embedding.epochs": 1,
+    },
     **dict.fromkeys(
         ("contrec-paper", "deftrec"),
-        {"epochs": 1, "tokenizer_epochs": 2, "embedding": "linear", "steps": 5},
+        {
+            "training.epochs": 1,
+            "training.tokenizer_epochs": 2,
+            "embedding.kind": "linear",
+            "decoding.steps": 5,
+        },
     ),
 }
 
