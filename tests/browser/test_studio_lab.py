@@ -119,7 +119,9 @@ def test_search_click_plane_and_colour_reach_python(page, model):
     page.locator(".legend b", has_text="users").wait_for()
     page.wait_for_timeout(1500)
     item = int(np.argmax(space_of(model)[0].planes["pca"][:, 0]))
-    page.mouse.move(*on_screen(page, item))
+    x, y = on_screen(page, item)
+    page.mouse.move(x - 30, y - 5)
+    page.mouse.move(x, y, steps=10)  # A jump is no move for jupyter-scatter
     page.locator(".contrec-studio .card").wait_for()
     page.mouse.down()
     page.mouse.up()
