@@ -220,6 +220,7 @@ class Studio {
       each.setAttribute("aria-checked", String(this.planes[n] === plane));
     });
     await this.asked(this.dots.show(plane));
+    this.dots.fit(); // What was in view is elsewhere in another plane
     this.table.load(true);
     if (this.near) await this.open(this.near.item, false, false);
     this.noise?.stale();

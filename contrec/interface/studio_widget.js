@@ -159,15 +159,16 @@ class ScatterDots {
     this.api.set({ mouseMode: tool === "lasso" ? "lasso" : "panZoom" });
   }
 
+  // The origin's view cuts a map that is wider than high; the outermost dots do not
   fit() {
-    this.api.zoomToOrigin({ transition: !still(), transitionDuration: 450 });
+    this.focus(outermost(this.places[this.plane]), 0.1);
   }
 
-  focus(ids) {
+  focus(ids, padding = 0.5) {
     this.api.zoomToPoints(ids, {
       transition: !still(),
       transitionDuration: 450,
-      padding: 0.5,
+      padding,
     });
   }
 
@@ -203,6 +204,19 @@ async function scatterApi(element) {
 }
 
 // Is the page dark? JupyterLab says so; elsewhere the system does
+// The dots at the left, right, bottom and top of a plane (x, y, x, y, ...)
+function outermost(places) {
+  const ids = [0, 0, 0, 0];
+  for (let i = 0; 2 * i < places.length; i++) {
+    for (const axis of [0, 1]) {
+      const at = (id) => places[2 * id + axis];
+      if (at(i) < at(ids[2 * axis])) ids[2 * axis] = i;
+      if (at(i) > at(ids[2 * axis + 1])) ids[2 * axis + 1] = i;
+    }
+  }
+  return [...new Set(ids)];
+}
+
 function isDark() {
   const light = document.body.dataset.jpThemeLight;
   if (light !== undefined) return light === "false";

@@ -156,7 +156,7 @@ def test_a_person_is_edited_and_recommendations_say_why(page, model):
     listed = [row["item"] for row in state(page, "s.person.listed")]
     person = Person(model)
     assert listed == person.recommend(history)["number"].tolist()
-    page.get_by_role("button", name="clear").first.click()
+    page.get_by_role("button", name="remove all titles from the history").click()
     until(page, "s.person.history.length === 0")
     field = page.get_by_role("combobox", name="add a title to the history")
     for text in ("item 3,", "item 12,", "item 20,"):
@@ -216,7 +216,7 @@ def test_denoising_plays_steps_and_pauses(page):
 
 def test_the_code_is_shown(page):
     page.get_by_role("button", name="copy what is shown as Python code").click()
-    text = page.get_by_label("Python code").input_value()
+    text = page.get_by_role("textbox", name="Python code").input_value()
     assert "shown.show(plane='pca', colour='popularity'" in text
     assert "recommend(history)" in text
     page.get_by_role("button", name="close the code").click()
