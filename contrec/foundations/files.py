@@ -362,7 +362,13 @@ def save_tensors(
     }
     note = json.dumps(metadata or {})
     content = tensor_bytes(
-        clones, metadata={"json": note, "sha256": tensors_sha256(clones, note)}
+        clones,
+        # One entry: safetensors writes several in an order of its own, which differs
+        metadata={
+            "contrec": json.dumps(
+                {"json": note, "sha256": tensors_sha256(clones, note)}
+            )
+        },
     )
     with atomic_path(path) as p:
         p.write_bytes(content)
@@ -387,10 +393,12 @@ def load_tensors(
     check_readable(path)
     try:
         with safe_open(path, framework="pt") as f:
-            kept = f.metadata() or {}
+            kept = json.loads((f.metadata() or {}).get("contrec", "{}"))
             # an open safetensors file is not a dictionary
             names = list(f.keys())
             tensors = {name: f.get_tensor(name) for name in names}
+        if not isinstance(kept, dict) or not isinstance(kept.get("json", ""), str):
+            raise ValueError("its metadata are not as they were written")
         metadata = json.loads(kept.get("json", "{}"))
         if verify and kept.get("sha256") != tensors_sha256(
             tensors, kept.get("json", "")

@@ -553,8 +553,8 @@ def test_every_control_of_the_playground(pages):
         [
             ("user", lambda: playground.type("user", "1"), dict(rows=10)),
             (
-                "temperature",
-                lambda: playground.press("temperature", "End"),
+                "noise scale",
+                lambda: playground.press("noise scale", "End"),
                 dict(rows=10),
             ),
             (
@@ -581,15 +581,15 @@ def test_every_control_of_the_playground(pages):
 def test_an_error_is_told_and_the_picture_stays(pages):
     playground = Shown(pages, "playground")
     before = playground.picture()
-    playground.press("temperature", "Home")
+    playground.press("noise scale", "Home")
     playground.alert.wait_for()
     assert (
-        "samples at temperature 0 are all the same vector"
+        "samples at noise scale 0 are all the same vector"
         in playground.alert.inner_text()
     )
     same = playground.picture() == before
     assert same
-    playground.shows(lambda: playground.press("temperature", "ArrowRight"))
+    playground.shows(lambda: playground.press("noise scale", "ArrowRight"))
 
 
 def test_every_control_of_the_records(pages):

@@ -525,11 +525,12 @@ def test_a_library_that_is_missing_ends_in_a_line(arguments):
 
 def test_help_lists_the_names_that_options_accept(capsys):
     from contrec.data.datasets import DATASETS
-    from contrec.recommender.config import EMBEDDINGS, PRESETS
+    from contrec.foundations.registry import names as names_of
+    from contrec.recommender.config import PRESETS
     from contrec.studies.systems import FUSED, SYSTEMS
 
     expected = {
-        "run": [*DATASETS, *EMBEDDINGS, *PRESETS],
+        "run": [*DATASETS, *names_of("embedding"), *PRESETS],
         "compare": [*SYSTEMS, *FUSED],
     }
     for command_name, names in expected.items():

@@ -1404,8 +1404,9 @@ def test_a_discrete_tokenizer_comes_back_in_a_fresh_process(
     settings = {"width": 16, "size": 32} | (
         {} if kind == "VectorQuantizer" else {"tokens": 2}
     )
-    config = dataclasses.replace(
-        short("contrec-basic", epochs=1),
+    config = short(
+        "contrec-basic",
+        training={"epochs": 1},
         tokenizer=settings | {"kind": kind},
         prompt={"user_token": False},
     )
