@@ -322,6 +322,11 @@ def _data_options(command, default="ml-100k"):
     "Add the options that name a data set, or say how one's own log is read."
     group = command.add_argument_group("data")
     _source_options(group, default)
+    _own_log_options(group)
+
+
+def _own_log_options(group):
+    "Add the options that say how a log of one's own is read and split."
     _log_options(group)
     _item_options(group)
     _split_options(group)
@@ -337,15 +342,16 @@ def _source_options(group, default):
         metavar="NAME",
         help=f"a named set, fetched and kept in a cache: <datasets>{default_text}",
     )
-    which.add_argument(
-        "--data",
-        metavar="FILE",
-        type=path_text("--data"),
-        help=(
-            "your own log with a row per interaction: CSV and the like, JSON lines or "
-            "Parquet, compressed or not"
-        ),
+    _log_option(
+        which,
+        "your own log with a row per interaction: CSV and the like, JSON lines or "
+        "Parquet, compressed or not",
     )
+
+
+def _log_option(group, text):
+    "Add `--data`, with its help."
+    group.add_argument("--data", metavar="FILE", type=path_text("--data"), help=text)
 
 # %% ../../nbs/9_interface/14_cli.ipynb #00000021
 def _split_options(group):
@@ -751,13 +757,6 @@ _ABLATE_EXAMPLE = (
 )
 
 # %% ../../nbs/9_interface/14_cli.ipynb #00000035
-def _own_log_options(group):
-    "Add the options that say how a log of one's own is read and split."
-    _log_options(group)
-    _item_options(group)
-    _split_options(group)
-
-
 def _ablate_parser(commands):
     "Add `contrec ablate`."
     command = _command(
@@ -781,11 +780,8 @@ def _ablate_parser(commands):
         "--grid", metavar="GRID", type=path_text("--grid"), help="the same, by its name"
     )
     group = command.add_argument_group("data")
-    group.add_argument(
-        "--data",
-        metavar="FILE",
-        type=path_text("--data"),
-        help="your own log, instead of the grid's data sets; read as `run` reads it",
+    _log_option(
+        group, "your own log, instead of the grid's data sets; read as `run` reads it"
     )
     _own_log_options(group)
     _record_options(command.add_argument)
@@ -833,12 +829,7 @@ def _compared_data_options(command):
         metavar="NAME",
         help="named sets, see `contrec data list`",
     )
-    which.add_argument(
-        "--data",
-        metavar="FILE",
-        type=path_text("--data"),
-        help="your own log, read as `run` reads it",
-    )
+    _log_option(which, "your own log, read as `run` reads it")
     _own_log_options(group)
 
 # %% ../../nbs/9_interface/14_cli.ipynb #41343589

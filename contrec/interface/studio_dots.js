@@ -27,7 +27,7 @@ class CanvasDots {
     this.handlers[name].push(handler);
   }
 
-  tell(name, value) {
+  emit(name, value) {
     for (const handler of this.handlers[name]) handler(value);
   }
 
@@ -38,7 +38,7 @@ class CanvasDots {
     this.canvas.width = Math.round(this.width * scale);
     this.canvas.height = Math.round(this.height * scale);
     this.draw();
-    this.tell("view");
+    this.emit("view");
   }
 
   // Pixels per unit of the plane
@@ -71,7 +71,7 @@ class CanvasDots {
     if (!from || !animate || still()) {
       this.points = goal;
       this.draw();
-      this.tell("view");
+      this.emit("view");
       return;
     }
     const start = performance.now();
@@ -85,7 +85,7 @@ class CanvasDots {
           current[i] = from[i] + share * (goal[i] - from[i]);
         }
         this.paintNow();
-        this.tell("view");
+        this.emit("view");
         if (t < 1) requestAnimationFrame(step);
         else done();
       };
@@ -93,7 +93,7 @@ class CanvasDots {
     });
     this.points = goal;
     this.draw();
-    this.tell("view");
+    this.emit("view");
   }
 
   async paint(by, legend, dark) {
@@ -139,7 +139,7 @@ class CanvasDots {
     if (still()) {
       this.view = goal;
       this.draw();
-      return this.tell("view");
+      return this.emit("view");
     }
     const from = { ...this.view };
     const start = performance.now();
@@ -151,7 +151,7 @@ class CanvasDots {
       }
       this.view.zoom = from.zoom * (goal.zoom / from.zoom) ** share;
       this.paintNow();
-      this.tell("view");
+      this.emit("view");
       if (t < 1) requestAnimationFrame(step);
     };
     requestAnimationFrame(step);
@@ -162,7 +162,7 @@ class CanvasDots {
     this.view.y += (dy * this.height) / this.unit;
     this.view.zoom = Math.min(400, Math.max(0.3, this.view.zoom * factor));
     this.draw();
-    this.tell("view");
+    this.emit("view");
   }
 
   async image() {
@@ -262,7 +262,7 @@ class CanvasDots {
     });
     canvas.addEventListener("pointermove", (event) => {
       const place = at(event);
-      if (!down) return this.tell("hover", this.nearest(...place));
+      if (!down) return this.emit("hover", this.nearest(...place));
       this.moved ||= Math.hypot(place[0] - down[0], place[1] - down[1]) > 3;
       if (loop) {
         loop.push(place);
@@ -273,16 +273,16 @@ class CanvasDots {
         this.view.y += (place[1] - last[1]) / this.unit;
         this.last = place;
         this.draw();
-        this.tell("view");
+        this.emit("view");
       }
     });
     canvas.addEventListener("pointerup", (event) => {
-      if (loop && this.moved) this.tell("lasso", this.inside(loop));
-      else if (down && !this.moved) this.tell("click", this.nearest(...at(event)));
+      if (loop && this.moved) this.emit("lasso", this.inside(loop));
+      else if (down && !this.moved) this.emit("click", this.nearest(...at(event)));
       down = loop = this.last = null;
       this.draw();
     });
-    canvas.addEventListener("pointerleave", () => this.tell("hover", null));
+    canvas.addEventListener("pointerleave", () => this.emit("hover", null));
     const wheel = (event) => {
       event.preventDefault();
       const before = this.placeOf(...at(event));
@@ -292,7 +292,7 @@ class CanvasDots {
       this.view.x += before[0] - after[0];
       this.view.y += before[1] - after[1];
       this.draw();
-      this.tell("view");
+      this.emit("view");
     };
     canvas.addEventListener("wheel", wheel, { passive: false });
   }

@@ -44,25 +44,12 @@ class NoisePanel {
 
   start(controls) {
     for (const control of controls) {
-      const shown = make("output", { textContent: control.value });
-      const input = make("input", {
-        type: "range",
-        min: control.low,
-        max: control.high,
-        step: control.step,
-        "aria-label": control.label,
-      });
-      input.value = control.value;
       this.values[control.name] = control.value;
-      input.addEventListener("keydown", (event) => event.stopPropagation());
-      input.addEventListener("input", () => {
-        shown.textContent = input.value;
-        this.values[control.name] = Number(input.value);
+      const slider = makeSlider(control, this.values, () => {
         this.stale();
         this.ask();
       });
-      const label = make("span", { textContent: control.label });
-      this.settings.append(make("div", { className: "setting" }, label, input, shown));
+      this.settings.append(slider.row);
     }
   }
 

@@ -16,6 +16,33 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
+// Make a labelled slider that keeps its value in `values` under its name:
+// its row, its input, and a function that sets its value
+function makeSlider(control, values, moved) {
+  const shown = make("output", { textContent: control.value });
+  const input = make("input", {
+    type: "range",
+    min: control.low,
+    max: control.high,
+    step: control.step,
+    "aria-label": control.label,
+    title: control.help ?? "",
+  });
+  const take = (value) => {
+    input.value = value;
+    shown.textContent = input.value;
+    values[control.name] = Number(input.value);
+  };
+  input.value = control.value;
+  input.addEventListener("keydown", (event) => event.stopPropagation());
+  input.addEventListener("input", () => {
+    take(input.value);
+    moved();
+  });
+  const label = make("span", { textContent: control.label, title: control.help ?? "" });
+  return { row: make("div", { className: "setting" }, label, input, shown), input, take };
+}
+
 function makeSvg(tag, attributes = {}, ...children) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) {

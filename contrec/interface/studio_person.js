@@ -46,30 +46,12 @@ class PersonPanel {
   }
 
   slider(setting) {
-    const shown = make("output", { textContent: setting.value });
-    const input = make("input", {
-      type: "range",
-      min: setting.low,
-      max: setting.high,
-      step: setting.step,
-      "aria-label": setting.label,
-      title: setting.help,
-    });
-    input.value = setting.value;
-    input.addEventListener("keydown", (event) => event.stopPropagation());
-    const take = (value) => {
-      input.value = value;
-      shown.textContent = input.value;
-      this.values[setting.name] = Number(input.value);
-    };
-    this.sliders[setting.label] = { input, take };
-    input.addEventListener("input", () => {
-      take(input.value);
+    const { row, input, take } = makeSlider(setting, this.values, () => {
       this.couple(setting.label);
       this.ask();
     });
-    const label = make("span", { textContent: setting.label, title: setting.help });
-    return make("div", { className: "setting" }, label, input, shown);
+    this.sliders[setting.label] = { input, take };
+    return row;
   }
 
   // Several samples differ only if there is noise

@@ -53,10 +53,10 @@ class ScatterDots {
     this.handlers = { view: [], hover: [], click: [], lasso: [] };
     const names = { pointover: "hover", view: "view" };
     for (const [theirs, ours] of Object.entries(names)) {
-      api.subscribe(theirs, (value) => this.tell(ours, value));
+      api.subscribe(theirs, (value) => this.emit(ours, value));
     }
-    api.subscribe("draw", () => this.tell("view"));
-    api.subscribe("pointout", () => this.tell("hover", null));
+    api.subscribe("draw", () => this.emit("view"));
+    api.subscribe("pointout", () => this.emit("hover", null));
     api.subscribe("select", ({ points }) => this.chosen([...points]));
     api.subscribe("lassoStart", () => (this.looping = true));
   }
@@ -65,16 +65,16 @@ class ScatterDots {
     this.handlers[name].push(handler);
   }
 
-  tell(name, value) {
+  emit(name, value) {
     for (const handler of this.handlers[name]) handler(value);
   }
 
   chosen(ids) {
     if (ids.length === 1 && !this.looping) {
       this.api.deselect({ preventEvent: true });
-      this.tell("click", ids[0]);
+      this.emit("click", ids[0]);
     } else {
-      this.tell("lasso", ids);
+      this.emit("lasso", ids);
     }
     this.looping = false;
   }
@@ -124,7 +124,7 @@ class ScatterDots {
         await new Promise((done) => setTimeout(done, 50));
       }
     }
-    this.tell("view");
+    this.emit("view");
   }
 
   async drawOnce(transition) {

@@ -758,10 +758,8 @@ def closed(page, lab):
         urllib.request.urlopen(request).read()
 
 
-@pytest.fixture(scope="module")
-def small(lab, context):
-    """The small notebook, all cells run. -> (page, path)"""
-    ((path, source),) = SMALL.items()
+def notebook(*sources):
+    """Make a notebook of code cells that were not run."""
     cells = [
         {
             "cell_type": "code",
@@ -769,21 +767,24 @@ def small(lab, context):
             "metadata": {},
             "execution_count": None,
             "outputs": [],
-            "source": text,
+            "source": source,
         }
-        for n, text in enumerate(source.split("---\n"))
+        for n, source in enumerate(sources)
     ]
     kernel = {"display_name": "python3", "language": "python", "name": "python3"}
-    (lab[2] / path).write_text(
-        json.dumps(
-            {
-                "cells": cells,
-                "metadata": {"kernelspec": kernel},
-                "nbformat": 4,
-                "nbformat_minor": 5,
-            }
-        )
-    )
+    return {
+        "cells": cells,
+        "metadata": {"kernelspec": kernel},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+@pytest.fixture(scope="module")
+def small(lab, context):
+    """The small notebook, all cells run. -> (page, path)"""
+    ((path, source),) = SMALL.items()
+    (lab[2] / path).write_text(json.dumps(notebook(*source.split("---\n"))))
     page = opened(context, lab, path, 2)
     menu(page, "Run", "Run All Cells")
     page.locator(".contrec-titles input").wait_for()

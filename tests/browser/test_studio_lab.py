@@ -8,7 +8,15 @@ import re
 
 import numpy as np
 import pytest
-from test_browser import VIEW, choose_theme, closed, lab, menu, opened  # noqa: F401
+from test_browser import (  # noqa: F401
+    VIEW,
+    choose_theme,
+    closed,
+    lab,
+    menu,
+    notebook,
+    opened,
+)
 from tiny_model import tiny
 
 from contrec import ContRec
@@ -29,27 +37,6 @@ def run(model, tmp_path_factory):
     model.save_pretrained(folder / "model")
     space_of(model, folder)
     return folder
-
-
-def notebook(*sources):
-    cells = [
-        {
-            "cell_type": "code",
-            "id": f"cell-{n}",
-            "metadata": {},
-            "execution_count": None,
-            "outputs": [],
-            "source": source,
-        }
-        for n, source in enumerate(sources)
-    ]
-    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
-    return {
-        "cells": cells,
-        "metadata": {"kernelspec": kernel},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
 
 
 @pytest.fixture(scope="module")
